@@ -1,0 +1,121 @@
+"""Every knob, with its default and its reason, as frozen dataclasses. Reads no file and no environment itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from swarm.types import Address, LayerSpan
+
+MIB = 1024 * 1024
+
+
+def knob(default: Any, doc: str) -> Any:
+    """Declare a setting: its default and the sentence docs/configuration.md prints for it."""
+    return field(default=default, metadata={"doc": doc})
+
+
+@dataclass(frozen=True, slots=True)
+class NodeSettings:
+    name: str = knob("", "What people call this node in listings; default: the host's name.")
+    listen: Address = knob(Address("0.0.0.0", 7000), "Where other nodes reach this one; port 0 takes a free one.")
+    advertise: tuple[Address, ...] = knob((), "Addresses to tell others instead of those of this host's interfaces.")
+    bootstrap: tuple[Address, ...] = knob((), "Members to join by; none starts a swarm.")
+    state: str = knob("", "Folder for the node key, the swarm secret and the incarnation; default: the platform's.")
+    swarm_key_file: str = knob("", "File with the swarm secret (64 hex digits a line; the first is preferred).")
+    allow: tuple[str, ...] = knob((), "Node ids that may take part; empty allows every member.")
+    ban: tuple[str, ...] = knob((), "Node ids that may not.")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    model: str = knob("", "Hugging Face id or local folder; default: what the swarm serves.")
+    layers: LayerSpan | str = knob("auto", "A:B (half open), none (only the model's ends), or auto.")
+    dtype: str = knob("auto", "auto, bfloat16, float16 or float32; auto is the checkpoint's where computed natively.")
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps.")
+    private_layers: str = knob("", "K or K:M: this node's front door computes the first K and last M layers itself.")
+
+
+@dataclass(frozen=True, slots=True)
+class ApiSettings:
+    listen: Address | None = knob(None, "Where the OpenAI-compatible API listens; none: no front door.")
+    keys: tuple[str, ...] = knob((), "API keys; empty accepts every key, on loopback only.")
+    key_file: str = knob("", "File with one API key a line.")
+    open: bool = knob(False, "Allow a front door without keys on more than loopback.")
+    hosts: tuple[str, ...] = knob((), "Further names accepted in the Host header.")
+    origins: tuple[str, ...] = knob((), "Web origins allowed to call the API (CORS); none by default.")
+    max_body_bytes: int = knob(4 * MIB, "Larger request bodies are answered 413.")
+    max_concurrent_per_key: int = knob(256, "More requests of one key at once are answered 429.")
+    default_max_tokens: int = knob(1000, "Tokens generated when a request names no limit.")
+    queue_seconds: float = knob(10.0, "How long a request waits for room before it is answered 429.")
+    request_seconds: float = knob(600.0, "A request's deadline when it names none.")
+    keepalive_seconds: float = knob(5.0, "Silence on a stream after which a comment line is sent.")
+    stalled_reader_seconds: float = knob(30.0, "A client that reads nothing for that long is cut.")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    threads: int = knob(0, "Compute threads; 0: the physical cores.")
+    kv_bytes: int = knob(0, "Budget of the KV cache; 0: a quarter of the free memory, 2 GiB at most.")
+    token_budget: int = knob(512, "Rows one forward pass may have: decode tokens first, then prefill chunks.")
+    prefill_chunk: int = knob(256, "Tokens of a prompt sent as one step.")
+    block_tokens: int = knob(16, "KV is reserved in blocks of so many tokens.")
+    max_sessions_per_origin: int = knob(64, "Sessions one origin may hold open here.")
+    max_origin_kv_share: float = knob(0.5, "Part of the KV budget one other origin may reserve.")
+
+
+@dataclass(frozen=True, slots=True)
+class NetSettings:
+    handshake_seconds: float = knob(5.0, "From accept to READY; later connections are dropped.")
+    max_unauthenticated: int = knob(32, "Connections not yet authenticated; the oldest is dropped when full.")
+    max_unauthenticated_per_address: int = knob(8, "The same, for one address.")
+    accepts_per_second: float = knob(10.0, "Connections one address may open a second.")
+    accept_burst: int = knob(64, "Connections one address may open at once before the rate counts.")
+    part_bytes: int = knob(64 * 1024, "Larger payloads travel in parts of this size, so that heartbeats pass.")
+    credit_bytes: int = knob(1 * MIB, "Prefill bytes a peer may have under way to this node.")
+    send_queue_bytes: int = knob(64 * MIB, "More waiting for one peer breaks the link.")
+    dial_seconds: float = knob(5.0, "How long one connection attempt may take.")
+    redial_seconds: float = knob(2.0, "Shortest pause between attempts at a lost member (jittered).")
+    redial_max_seconds: float = knob(30.0, "Longest pause between attempts.")
+
+
+@dataclass(frozen=True, slots=True)
+class GossipSettings:
+    heartbeat_seconds: float = knob(0.25, "Between heartbeats on a link.")
+    suspect_min_seconds: float = knob(1.0, "Shortest silence that makes a link suspect.")
+    suspect_max_seconds: float = knob(3.0, "Longest silence that does.")
+    check_peers: int = knob(3, "Neighbours asked for an indirect check.")
+    check_seconds: float = knob(0.75, "How long an indirect check may take.")
+    refute_seconds: float = knob(3.0, "Time a suspected member has to refute; longer above 32 members.")
+    load_min_seconds: float = knob(2.0, "Shortest pause between load records.")
+    load_max_seconds: float = knob(10.0, "Longest pause between load records.")
+    stale_seconds: float = knob(30.0, "A member whose load record stands still that long gets no sessions.")
+    sync_seconds: float = knob(10.0, "Between anti-entropy exchanges with a random neighbour.")
+    tombstone_seconds: float = knob(86400.0, "How long the dead are remembered.")
+    max_members: int = knob(4096, "Members one view holds.")
+    new_members_per_minute: int = knob(100, "New ids one link may bring a minute.")
+    mesh_members: int = knob(40, "Up to this size every member links to every other.")
+
+
+@dataclass(frozen=True, slots=True)
+class SessionSettings:
+    lease_seconds: float = knob(12.0, "A hop frees a session's KV that long after the origin's last word.")
+    renew_seconds: float = knob(3.0, "How often an origin renews its sessions.")
+    open_seconds: float = knob(3.0, "How long hops may take to answer OpenSession.")
+    step_min_seconds: float = knob(1.0, "Shortest deadline of a step.")
+    step_factor: float = knob(4.0, "A step's deadline: that many times its predicted duration.")
+    reserve_tokens: int = knob(256, "KV reserved ahead of an answer's current end.")
+    shun_seconds: float = knob(30.0, "How long a failed edge or node is avoided; doubles each time.")
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """All settings of one process. Sections are TOML tables of the same names."""
+
+    node: NodeSettings = field(default_factory=NodeSettings)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    api: ApiSettings = field(default_factory=ApiSettings)
+    engine: EngineSettings = field(default_factory=EngineSettings)
+    net: NetSettings = field(default_factory=NetSettings)
+    gossip: GossipSettings = field(default_factory=GossipSettings)
+    session: SessionSettings = field(default_factory=SessionSettings)

@@ -1,0 +1,1 @@
+"""Computing spans of layers and the model's ends on one thread: bytes in, bytes out."""

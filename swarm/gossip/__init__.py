@@ -1,0 +1,1 @@
+"""Who is here: membership as pure state machines. Opens no socket, reads no clock."""

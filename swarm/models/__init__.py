@@ -1,0 +1,1 @@
+"""What is computed: model folders, manifests, spans of layers, tokenizers."""

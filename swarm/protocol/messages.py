@@ -1,0 +1,252 @@
+"""Every message of an authenticated link: frozen values in one tagged union. They carry no behaviour.
+
+Headers are MessagePack arrays (array_like): unknown trailing fields of a newer version are ignored, missing
+ones of an older version take their defaults, so fields are only ever added at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
+
+Dtype = Literal["bfloat16", "float16", "float32"]
+Rows = Literal["none", "last", "all"]
+RefusalCode = Literal[
+    "full", "draining", "no_model", "unreachable", "log_gap", "bad_tensor", "not_yours", "version", "failed"
+]
+
+
+class Message(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Root of all messages. ``gc=False``: they hold no reference cycles."""
+
+
+# --- gossip -------------------------------------------------------------------------------------------------
+
+
+class SignedRecord(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A record's exact bytes and its subject's signature over "swarm/1 record" | swarm id | kind | body.
+
+    ``kind`` is ``static`` or ``load``. The body is stored and relayed as it came, never encoded again.
+    """
+
+    kind: Literal["static", "load"]
+    body: bytes
+    signature: bytes
+
+
+class SignedSuspicion(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """A signed claim by ``signer`` that ``subject`` at ``incarnation`` is SUSPECT or DEAD."""
+
+    body: bytes
+    signature: bytes
+
+
+class Heartbeat(Message, frozen=True, tag="hb"):
+    """Sent on every link each 250 ms. ``echo`` is the last ``number`` received, ``held_microseconds`` how long ago."""
+
+    number: int
+    echo: int
+    held_microseconds: int
+
+
+class Gossip(Message, frozen=True, tag="go"):
+    """Records and suspicions spread eagerly; each is verified by every receiver."""
+
+    records: tuple[SignedRecord, ...] = ()
+    suspicions: tuple[SignedSuspicion, ...] = ()
+
+
+class DigestEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What the sender holds of one member: versions only."""
+
+    node: NodeId
+    incarnation: int
+    sequence: int
+    load_sequence: int
+    state: int
+    digest: bytes = b""
+    """First 8 bytes of the SHA-256 of the static body: equal versions with other content still differ."""
+
+
+class Digest(Message, frozen=True, tag="di"):
+    """Anti-entropy: the receiver answers with what the sender lacks, and a Digest of its own when ``reply``."""
+
+    entries: tuple[DigestEntry, ...]
+    reply: bool = False
+
+
+class CheckPeer(Message, frozen=True, tag="cp"):
+    """Indirect check: does the receiver hear ``subject``'s own heartbeats?"""
+
+    subject: NodeId
+    nonce: int
+
+
+class PeerChecked(Message, frozen=True, tag="pc"):
+    subject: NodeId
+    nonce: int
+    alive: bool
+
+
+class Leave(Message, frozen=True, tag="le"):
+    """The sender leaves now; its last record says LEFT. Nobody starts a suspicion for it."""
+
+    record: SignedRecord
+
+
+# --- link ---------------------------------------------------------------------------------------------------
+
+
+class Probe(Message, frozen=True, tag="pr"):
+    """Asks the other end of a link for a ProbeAnswer at once (duplicate identity, doubtful links)."""
+
+    nonce: int
+
+
+class ProbeAnswer(Message, frozen=True, tag="pa"):
+    nonce: int
+
+
+class Credit(Message, frozen=True, tag="cr"):
+    """The receiver of bulk data (prefill) grants that many more payload bytes."""
+
+    octets: int
+
+
+# --- steps --------------------------------------------------------------------------------------------------
+
+
+class Hop(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """One place of a path: which process computes which layers. Never an address."""
+
+    node: NodeId
+    boot: BootId
+    span: LayerSpan
+
+
+class OpenSession(Message, frozen=True, tag="os"):
+    """Origin to every hop: take part in this session, reserve KV, set the epoch, truncate to ``keep``."""
+
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    model: ModelId
+    dtype: Dtype
+    hops: tuple[Hop, ...]
+    index: int
+    """Which of ``hops`` the receiver is."""
+    kv_tokens: int
+    keep: int
+    deadline_milliseconds: int
+    blocks: tuple[bytes, ...] = ()
+    """Names of the prompt's leading prefix blocks, 16 bytes each."""
+
+
+class Opened(Message, frozen=True, tag="op"):
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    kv_length: int
+    hit_tokens: int = 0
+    floor: int = 0
+
+
+class Refused(Message, frozen=True, tag="re"):
+    """A hop can't (or can no longer) take part. ``next`` names the unreachable next hop, if that is why."""
+
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    code: RefusalCode
+    retry_milliseconds: int = 0
+    detail: str = ""
+    next: NodeId | None = None
+
+
+class HopTime(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """What one hop spent on a step, in microseconds, and how many rows shared its forward pass."""
+
+    queue_microseconds: int
+    compute_microseconds: int
+    batch_rows: int
+
+
+class Step(Message, frozen=True, tag="st"):
+    """Hidden states of ``count`` tokens from ``position`` on; the payload is [count, hidden] in ``dtype``."""
+
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    step: int
+    position: int
+    count: int
+    hidden: int
+    dtype: Dtype
+    rows: Rows
+    times: tuple[HopTime, ...] = ()
+    fill_until: int = 0
+
+
+class Output(Message, frozen=True, tag="ou"):
+    """Last hop to origin: the payload is [count, hidden], the rows the step asked for."""
+
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    step: int
+    position: int
+    count: int
+    hidden: int
+    dtype: Dtype
+    times: tuple[HopTime, ...] = ()
+
+
+class Need(Message, frozen=True, tag="ne"):
+    """A hop to its upstream: steps are missing; send again from ``step`` (or from token ``position``)."""
+
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    step: int
+    position: int
+
+
+class Renew(Message, frozen=True, tag="rn"):
+    """Origin to hop, each 3 s on the direct link: these sessions live; their KV lease starts anew."""
+
+    sessions: tuple[SessionId, ...]
+
+
+class CloseSession(Message, frozen=True, tag="cs"):
+    origin: NodeId
+    session: SessionId
+    epoch: int
+
+
+class Drain(Message, frozen=True, tag="dr"):
+    """The sender takes no new sessions and leaves soon; origins move theirs."""
+
+
+AnyMessage = (
+    Heartbeat
+    | Gossip
+    | Digest
+    | CheckPeer
+    | PeerChecked
+    | Leave
+    | Probe
+    | ProbeAnswer
+    | Credit
+    | OpenSession
+    | Opened
+    | Refused
+    | Step
+    | Output
+    | Need
+    | Renew
+    | CloseSession
+    | Drain
+)

@@ -1,0 +1,34 @@
+"""The swarm as routing sees it: a frozen snapshot that the node rebuilds whenever membership changes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from swarm.types import BootId, LayerSpan, ModelId, NodeId
+
+
+@dataclass(frozen=True, slots=True)
+class SpanView:
+    """One span some node has loaded. ``seconds_per_layer`` is for one decode token."""
+
+    node: NodeId
+    boot: BootId
+    model: ModelId
+    span: LayerSpan
+    dtype: str
+    seconds_per_layer: float
+    queued_rows: int = 0
+    free_kv_tokens: int = 1 << 40
+
+
+@dataclass(frozen=True, slots=True)
+class SwarmView:
+    """Live, routable spans and measured links. ``links`` are one-way seconds; absent pairs use the default."""
+
+    spans: tuple[SpanView, ...] = ()
+    links: Mapping[tuple[NodeId, NodeId], float] = field(default_factory=dict)
+    unreachable: frozenset[tuple[NodeId, NodeId]] = frozenset()
+    layers: Mapping[ModelId, int] = field(default_factory=dict)
+    """Decoder layers of each model known."""
+    default_link_seconds: float = 0.05
