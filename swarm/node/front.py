@@ -1,0 +1,119 @@
+"""What the front door asks of a node: models, tokenizers and generations. Knows no HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
+
+from swarm.engine.jobs import TokenLogprob
+from swarm.engine.params import SamplingParams
+from swarm.models.tokenizer import ChatTokenizer
+from swarm.types import LayerSpan, NodeId
+
+FinishReason = Literal["stop", "length"]
+
+
+@dataclass(frozen=True, slots=True)
+class ServedModel:
+    """A model as this front door sees it: ``missing`` is what no live node holds, empty when servable."""
+
+    name: str
+    digest: str
+    layers: int
+    context_tokens: int
+    created: int
+    """Unix seconds when this process first saw it."""
+    missing: tuple[LayerSpan, ...] = ()
+    problem: str = ""
+    """Why this door can't serve it although no layer is missing (its ends are not on this disk), or empty."""
+
+    @property
+    def servable(self) -> bool:
+        return not self.missing and not self.problem
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """One answer to compute. ``prompt`` never leaves this machine as ids."""
+
+    request_id: str
+    model: str
+    prompt: tuple[int, ...]
+    sampling: SamplingParams
+    max_tokens: int
+    ignore_eos: bool = False
+    stop_token_ids: frozenset[int] = frozenset()
+    deadline_seconds: float = 600.0
+    scope: str = ""
+    """Who may share cached prefixes with this request: derived from the API key."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenEvent:
+    """One accepted token. ``text`` may be empty while a character is incomplete."""
+
+    token: int
+    text: str
+    logprob: TokenLogprob | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RouteHop:
+    node: NodeId
+    name: str
+    span: LayerSpan
+    dtype: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.node[:8]}={self.span}"
+
+
+@dataclass(slots=True)
+class GenerationStats:
+    """Filled while the generation runs. Times in seconds."""
+
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    recoveries: int = 0
+    first_token_seconds: float = 0.0
+    hop_compute_seconds: list[float] = field(default_factory=list)
+
+
+class Generation(Protocol):
+    """A running answer. Iterating yields every accepted token once; stop tokens are not yielded."""
+
+    @property
+    def route(self) -> tuple[RouteHop, ...]: ...
+
+    @property
+    def stats(self) -> GenerationStats: ...
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        """None until the iteration has ended."""
+
+    def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        """Yield tokens. Raises SwarmError when the answer can't be continued, RequestError never."""
+
+    async def aclose(self) -> None:
+        """Stop, and free the KV of every hop. Safe to call twice, and after the end."""
+
+
+class FrontDoor(Protocol):
+    """A node, as its API sees it."""
+
+    def models(self) -> tuple[ServedModel, ...]: ...
+
+    async def tokenizer(self, model: str) -> ChatTokenizer:
+        """Raises UnknownModelError, or ModelError when the model's files are not on this disk."""
+
+    async def open(self, request: GenerationRequest) -> Generation:
+        """Find a path and reserve it on every hop; nothing is sent to the client before this returns.
+
+        Raises UnknownModelError, ContextLengthError, NoPathError, OverloadedError, PeerError.
+        """
+
+    def state(self, *, detail: bool) -> dict[str, Any]:
+        """Members, spans, links and sessions as JSON values; addresses and links only with ``detail``."""
