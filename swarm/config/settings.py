@@ -59,6 +59,7 @@ class EngineSettings:
     kv_bytes: int = knob(0, "Budget of the KV cache; 0: a quarter of the free memory, 2 GiB at most.")
     token_budget: int = knob(512, "Rows one forward pass may have: decode tokens first, then prefill chunks.")
     prefill_chunk: int = knob(256, "Tokens of a prompt sent as one step.")
+    prefill_window: int = knob(4, "Such steps of one prompt under way at once, so that all hops work on it.")
     block_tokens: int = knob(16, "KV is reserved in blocks of so many tokens.")
     max_sessions_per_origin: int = knob(64, "Sessions one origin may hold open here.")
     max_origin_kv_share: float = knob(0.5, "Part of the KV budget one other origin may reserve.")

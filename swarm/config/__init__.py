@@ -1,0 +1,25 @@
+"""Every setting and how it is given: TOML, environment, flags. Reads no file and no environment itself."""
+
+from swarm.config.settings import (
+    MIB,
+    ApiSettings,
+    Config,
+    EngineSettings,
+    GossipSettings,
+    ModelSettings,
+    NetSettings,
+    NodeSettings,
+    SessionSettings,
+)
+
+__all__ = [
+    "MIB",
+    "ApiSettings",
+    "Config",
+    "EngineSettings",
+    "GossipSettings",
+    "ModelSettings",
+    "NetSettings",
+    "NodeSettings",
+    "SessionSettings",
+]
