@@ -1,0 +1,73 @@
+"""What a path costs: measured links, compute and queues, in seconds. Knows nothing of the search."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from hashlib import blake2b
+
+from swarm.routing.view import SpanView, SwarmView
+from swarm.types import BootId, LayerSpan, ModelId, NodeId
+
+ROWS_THAT_DOUBLE_A_PASS = 16
+"""Decode is bound by reading weights: about so many rows share a pass before it takes twice as long."""
+
+TIE_BREAK = 0.05
+"""Replicas whose costs differ by less than this part count as equal, and the salt chooses between them."""
+
+
+@dataclass(frozen=True, slots=True)
+class PathHop:
+    """One node's part of a path. ``span`` may be less than the node has loaded."""
+
+    node: NodeId
+    boot: BootId
+    span: LayerSpan
+    dtype: str
+
+
+def link_seconds(view: SwarmView, source: NodeId, target: NodeId) -> float:
+    """Return the one-way time of a link; 0 within one node, infinity where the view says unreachable."""
+    if source == target:
+        return 0.0
+    if (source, target) in view.unreachable:
+        return math.inf
+    return view.links.get((source, target), view.default_link_seconds)
+
+
+def queue_seconds(span: SpanView) -> float:
+    """Return how much longer a token takes on ``span`` because of the rows already waiting there."""
+    return span.queued_rows / ROWS_THAT_DOUBLE_A_PASS * span.seconds_per_layer * len(span.span)
+
+
+def path_seconds(view: SwarmView, model: ModelId, origin: NodeId, hops: Sequence[PathHop]) -> float:
+    """Return the predicted time of one decode token of ``model`` from ``origin`` over ``hops`` and back.
+
+    Each hop costs the link to it, its layers at the fastest span of its dtype that holds them, and its queue.
+    """
+    total = 0.0
+    here = origin
+    for hop in hops:
+        held = [
+            s
+            for s in view.spans
+            if (s.node, s.boot, s.dtype, s.model) == (hop.node, hop.boot, hop.dtype, model)
+        ]
+        per_layer = (
+            min((s.seconds_per_layer for s in held if layer in s.span), default=math.inf)
+            for layer in range(hop.span.start, hop.span.end)
+        )
+        total += (
+            link_seconds(view, here, hop.node) + sum(per_layer) + max(map(queue_seconds, held), default=0.0)
+        )
+        here = hop.node
+    return total + link_seconds(view, here, origin)
+
+
+def tie_break(salt: int, node: NodeId) -> float:
+    """Return a factor of 1 to 1 + TIE_BREAK that differs by salt and node; exactly 1 for salt 0."""
+    if salt == 0:
+        return 1.0
+    digest = blake2b(f"{salt}:{node}".encode(), digest_size=8).digest()
+    return 1.0 + TIE_BREAK * int.from_bytes(digest, "big") / 2**64
