@@ -1,5 +1,6 @@
 """Every setting and how it is given: TOML, environment, flags. Reads no file and no environment itself."""
 
+from swarm.config.loading import load_config
 from swarm.config.settings import (
     MIB,
     ApiSettings,
@@ -22,4 +23,5 @@ __all__ = [
     "NetSettings",
     "NodeSettings",
     "SessionSettings",
+    "load_config",
 ]

@@ -1,47 +1,74 @@
-"""Every knob, with its default and its reason, as frozen dataclasses. Reads no file and no environment itself."""
+"""Every knob, with its default and its reason, as frozen dataclasses. Doesn't know how they are given."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
 
-from swarm.types import Address, LayerSpan
+from swarm.config.knob import knob
+from swarm.types import DTYPES, Address, LayerSpan
 
 MIB = 1024 * 1024
-
-
-def knob(default: Any, doc: str) -> Any:
-    """Declare a setting: its default and the sentence docs/configuration.md prints for it."""
-    return field(default=default, metadata={"doc": doc})
+LOG_LEVELS = ("error", "warning", "info", "debug")
 
 
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
-    name: str = knob("", "What people call this node in listings; default: the host's name.")
-    listen: Address = knob(Address("0.0.0.0", 7000), "Where other nodes reach this one; port 0 takes a free one.")
-    advertise: tuple[Address, ...] = knob((), "Addresses to tell others instead of those of this host's interfaces.")
-    bootstrap: tuple[Address, ...] = knob((), "Members to join by; none starts a swarm.")
-    state: str = knob("", "Folder for the node key, the swarm secret and the incarnation; default: the platform's.")
-    swarm_key_file: str = knob("", "File with the swarm secret (64 hex digits a line; the first is preferred).")
-    allow: tuple[str, ...] = knob((), "Node ids that may take part; empty allows every member.")
-    ban: tuple[str, ...] = knob((), "Node ids that may not.")
+    name: str = knob("", "What people call this node in listings; default: the host's name.", flag="name")
+    listen: Address = knob(
+        Address("0.0.0.0", 7000),
+        "Where other nodes reach this one; port 0 takes a free one.",
+        flag="listen",
+        host="0.0.0.0",
+    )
+    advertise: tuple[Address, ...] = knob(
+        (), "Addresses to tell others instead of those of this host's interfaces.", flag="advertise"
+    )
+    bootstrap: tuple[Address, ...] = knob((), "Members to join by; none starts a swarm.", flag="bootstrap")
+    state: str = knob(
+        "",
+        "Folder for the node key, the swarm secret and the incarnation; default: the platform's.",
+        flag="state",
+    )
+    swarm_key_file: str = knob(
+        "",
+        "File with the swarm secret (64 hex digits a line; the first is preferred).",
+        flag="swarm_key_file",
+    )
+    allow: tuple[str, ...] = knob((), "Node ids that may take part; empty allows every member.", flag="allow")
+    ban: tuple[str, ...] = knob((), "Node ids that may not.", flag="ban")
+    log_level: str = knob("info", "How much is logged.", flag="log_level", choices=LOG_LEVELS)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    model: str = knob("", "Hugging Face id or local folder; default: what the swarm serves.")
-    layers: LayerSpan | str = knob("auto", "A:B (half open), none (only the model's ends), or auto.")
-    dtype: str = knob("auto", "auto, bfloat16, float16 or float32; auto is the checkpoint's where computed natively.")
-    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps.")
-    private_layers: str = knob("", "K or K:M: this node's front door computes the first K and last M layers itself.")
+    model: str = knob("", "Hugging Face id or local folder; default: what the swarm serves.", flag="model")
+    layers: LayerSpan | str = knob(
+        "auto", "A:B (half open), none (only the model's ends), or auto.", flag="layers"
+    )
+    dtype: str = knob(
+        "auto",
+        "What is computed in; auto: the checkpoint's where the device computes it natively, else float32.",
+        flag="dtype",
+        choices=("auto", *DTYPES),
+    )
+    device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps.", flag="device")
+    private_layers: str = knob(
+        "",
+        "K or K:M: this node's front door computes the first K and last M layers itself.",
+        flag="private_layers",
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class ApiSettings:
-    listen: Address | None = knob(None, "Where the OpenAI-compatible API listens; none: no front door.")
-    keys: tuple[str, ...] = knob((), "API keys; empty accepts every key, on loopback only.")
-    key_file: str = knob("", "File with one API key a line.")
-    open: bool = knob(False, "Allow a front door without keys on more than loopback.")
+    listen: Address | None = knob(
+        None, "Where the OpenAI-compatible API listens; none: no front door.", flag="api", host="127.0.0.1"
+    )
+    keys: tuple[str, ...] = knob(
+        (), "API keys; empty accepts every key, on loopback only.", flag="api_key", secret=True
+    )
+    key_file: str = knob("", "File with one API key a line.", flag="api_key_file")
+    open: bool = knob(False, "Allow a front door without keys on more than loopback.", flag="api_open")
     hosts: tuple[str, ...] = knob((), "Further names accepted in the Host header.")
     origins: tuple[str, ...] = knob((), "Web origins allowed to call the API (CORS); none by default.")
     max_body_bytes: int = knob(4 * MIB, "Larger request bodies are answered 413.")
@@ -55,7 +82,7 @@ class ApiSettings:
 
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
-    threads: int = knob(0, "Compute threads; 0: the physical cores.")
+    threads: int = knob(0, "Compute threads; 0: the physical cores.", flag="threads")
     kv_bytes: int = knob(0, "Budget of the KV cache; 0: a quarter of the free memory, 2 GiB at most.")
     token_budget: int = knob(512, "Rows one forward pass may have: decode tokens first, then prefill chunks.")
     prefill_chunk: int = knob(256, "Tokens of a prompt sent as one step.")
@@ -72,7 +99,9 @@ class NetSettings:
     max_unauthenticated_per_address: int = knob(8, "The same, for one address.")
     accepts_per_second: float = knob(10.0, "Connections one address may open a second.")
     accept_burst: int = knob(64, "Connections one address may open at once before the rate counts.")
-    part_bytes: int = knob(64 * 1024, "Larger payloads travel in parts of this size, so that heartbeats pass.")
+    part_bytes: int = knob(
+        64 * 1024, "Larger payloads travel in parts of this size, so that heartbeats pass."
+    )
     credit_bytes: int = knob(1 * MIB, "Prefill bytes a peer may have under way to this node.")
     send_queue_bytes: int = knob(64 * MIB, "More waiting for one peer breaks the link.")
     dial_seconds: float = knob(5.0, "How long one connection attempt may take.")
