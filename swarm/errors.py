@@ -102,6 +102,16 @@ class OverloadedError(SwarmError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class DeadlineError(SwarmError):
+    """The request's own deadline passed."""
+
+    wire_code = "deadline"
+    http_status = 503
+    api_type = "timeout_error"
+    api_code = "deadline_exceeded"
+    retry_after_seconds = 1
+
+
 class PeerError(SwarmError):
     """A peer failed, refused or vanished; ``node`` says which."""
 

@@ -26,7 +26,7 @@ class ServedModel:
     """Unix seconds when this process first saw it."""
     missing: tuple[LayerSpan, ...] = ()
     problem: str = ""
-    """Why this door can't serve it although no layer is missing (its ends are not on this disk), or empty."""
+    """Why this door can't serve it although no layer is missing (its ends are not on disk), or empty."""
 
     @property
     def servable(self) -> bool:
@@ -51,7 +51,10 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True)
 class TokenEvent:
-    """One accepted token. ``text`` may be empty while a character is incomplete."""
+    """One accepted token. ``text`` may be empty while a character is incomplete.
+
+    ``token`` is -1 in an event that only carries the text held back at the very end (an incomplete character).
+    """
 
     token: int
     text: str

@@ -152,6 +152,7 @@ class Opened(Message, frozen=True, tag="op"):
     kv_length: int
     hit_tokens: int = 0
     floor: int = 0
+    index: int = 0
 
 
 class Refused(Message, frozen=True, tag="re"):
@@ -188,10 +189,15 @@ class Step(Message, frozen=True, tag="st"):
     rows: Rows
     times: tuple[HopTime, ...] = ()
     fill_until: int = 0
+    index: int = 0
+    """Which of the session's hops the receiver is: a node may stand twice in a path (--private-layers)."""
 
 
 class Output(Message, frozen=True, tag="ou"):
-    """Last hop to origin: the payload is [count, hidden], the rows the step asked for."""
+    """Last hop to origin: the payload is [count, hidden], the rows the step asked for.
+
+    A step with ``rows`` none is answered with ``count`` 0: the origin's window of prefill chunks moves on it.
+    """
 
     origin: NodeId
     session: SessionId
@@ -202,6 +208,15 @@ class Output(Message, frozen=True, tag="ou"):
     hidden: int
     dtype: Dtype
     times: tuple[HopTime, ...] = ()
+
+
+class Busy(Message, frozen=True, tag="bu"):
+    """Hop to origin: the step waits in a queue that moves, so its deadline starts anew."""
+
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    step: int
 
 
 class Need(Message, frozen=True, tag="ne"):
@@ -245,6 +260,7 @@ AnyMessage = (
     | Refused
     | Step
     | Output
+    | Busy
     | Need
     | Renew
     | CloseSession

@@ -1,0 +1,70 @@
+"""Frames that arrived, handed to whoever they are for. Decides nothing itself."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from swarm.errors import ProtocolError
+from swarm.protocol.messages import (
+    AnyMessage,
+    Busy,
+    CheckPeer,
+    CloseSession,
+    Digest,
+    Drain,
+    Gossip,
+    Heartbeat,
+    Leave,
+    Need,
+    Opened,
+    OpenSession,
+    Output,
+    PeerChecked,
+    Refused,
+    Renew,
+    Step,
+)
+
+if TYPE_CHECKING:
+    from swarm.net.peers import PeerInfo
+    from swarm.node.gossip_loop import GossipLoop
+    from swarm.node.origin import Origin
+    from swarm.node.stage_service import StageService
+    from swarm.types import NodeId
+
+
+class Dispatch:
+    """The network's receiver. Its parts are set once, before the first link exists."""
+
+    gossip: GossipLoop
+    stage: StageService
+    origin: Origin
+
+    def link_up(self, peer: PeerInfo) -> None:
+        self.gossip.link_up(peer)
+
+    def link_down(self, node: NodeId, reason: str, graceful: bool) -> None:  # noqa: ARG002
+        self.gossip.link_down(node, graceful)
+
+    def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
+        """Raises ProtocolError for a message that its sender may not send; the link closes."""
+        match message:
+            case Step():
+                self.stage.on_step(node, message, payload)
+            case Output() | Opened() | Refused() | Busy():
+                self.origin.received(node, message, payload)
+            case Heartbeat() | Gossip() | Digest() | CheckPeer() | PeerChecked() | Leave():
+                self.gossip.received(node, message)
+            case OpenSession():
+                self.stage.on_open(node, message)
+            case CloseSession():
+                self.stage.on_close(node, message)
+            case Renew():
+                self.stage.on_renew(node, message)
+            case Need():
+                self.stage.on_need(node, message)
+            case Drain():
+                # The draining member's record says so too; routing reads it there.
+                return
+            case _:
+                raise ProtocolError(f"unexpected message {type(message).__name__}")

@@ -1,0 +1,235 @@
+"""A running answer: the session's pure core, fed with messages and results, its effects carried out.
+
+Knows no HTTP and no tensors; text appears here and nowhere further down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, cast
+
+from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult, TokenLogprob
+from swarm.errors import LinkDownError, SwarmError
+from swarm.node.front import FinishReason, GenerationStats, RouteHop, TokenEvent
+from swarm.protocol.messages import AnyMessage, Busy, Opened, Output, Refused
+from swarm.sessions.effects import (
+    ChosenPath,
+    Effect,
+    Embed,
+    Emit,
+    Fail,
+    FindPath,
+    Finish,
+    Ready,
+    Sample,
+    Send,
+    Shun,
+)
+from swarm.sessions.origin import OriginSession
+from swarm.types import NodeId, SessionId
+
+if TYPE_CHECKING:
+    from swarm.engine.sampling import Sampler
+    from swarm.models.tokenizer import Detokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class OriginTag:
+    """Which answer, and which of its epochs, a job of the engine belongs to."""
+
+    session: SessionId
+    epoch: int
+
+
+class Surroundings(Protocol):
+    """What a generation needs of its node."""
+
+    def now(self) -> float: ...
+
+    def find_path(self, generation: RunningGeneration, wish: FindPath) -> ChosenPath:
+        """Raises NoPathError."""
+
+    def send(self, send: Send) -> None:
+        """Raises LinkDownError."""
+
+    def submit(self, job: EmbedJob | SampleJob) -> None: ...
+
+    def shun(self, shun: Shun) -> None: ...
+
+    def describe(self, generation: RunningGeneration) -> tuple[RouteHop, ...]: ...
+
+    def ended(self, generation: RunningGeneration) -> None:
+        """Called once; the generation takes no more messages."""
+
+
+class RunningGeneration:
+    """Implements node.front.Generation. One consumer iterates it; messages are fed by the node's loop."""
+
+    def __init__(
+        self, core: OriginSession, sampler: Sampler, detokenizer: Detokenizer, surroundings: Surroundings
+    ) -> None:
+        self.core = core
+        self._sampler = sampler
+        self._detokenizer = detokenizer
+        self._around = surroundings
+        self._events: asyncio.Queue[TokenEvent | None] = asyncio.Queue()
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._error: SwarmError | None = None
+        self._finish: FinishReason | None = None
+        self._started = surroundings.now()
+        self._stats = GenerationStats(prompt_tokens=len(core.request.prompt))
+        self._pumping = False
+
+    @property
+    def session(self) -> SessionId:
+        return self.core.request.session
+
+    @property
+    def route(self) -> tuple[RouteHop, ...]:
+        return self._around.describe(self)
+
+    @property
+    def stats(self) -> GenerationStats:
+        return self._stats
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return self._finish
+
+    async def ready(self) -> None:
+        """Wait until every hop has reserved its KV. Raises what keeps the answer from starting."""
+        self.pump()
+        await self._ready
+
+    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        while (event := await self._events.get()) is not None:
+            yield event
+        if self._error is not None:
+            raise self._error
+
+    async def aclose(self) -> None:
+        self.core.cancel()
+        self.pump()
+        self._finished()
+
+    # --- inputs; each ends by carrying out what follows from it ---
+
+    def received(self, sender: NodeId, message: AnyMessage, payload: memoryview) -> None:
+        now = self._around.now()
+        if isinstance(message, Output):
+            self.core.output(sender, message, payload, now)
+            self._stats.hop_compute_seconds = [time.compute_microseconds / 1e6 for time in message.times]
+        elif isinstance(message, Opened):
+            self.core.opened(sender, message, now)
+        elif isinstance(message, Refused):
+            self.core.refused(sender, message, now)
+        elif isinstance(message, Busy):
+            self.core.busy(sender, message, now)
+        self.pump()
+
+    def computed(self, result: EmbedResult | SampleResult) -> None:
+        now = self._around.now()
+        tag = cast(OriginTag, result.tag)
+        if isinstance(result, EmbedResult):
+            if result.error is not None:
+                self._error = result.error
+                self.core.cancel()
+                self._finished()
+            else:
+                self.core.embedded(tag.epoch, result.hidden, now)
+        elif result.error is not None:
+            self.core.sample_failed(result.error, now)
+        else:
+            self.core.sampled(
+                result.tokens, result.logprobs or (None,) * len(result.tokens), result.next_hidden, now
+            )
+        self.pump()
+
+    def tell(self, change: Callable[[OriginSession, float], None]) -> None:
+        """Hand the core news of links, members or time."""
+        change(self.core, self._around.now())
+        self.pump()
+
+    # --- effects ---
+
+    def pump(self) -> None:
+        """Carry out the core's effects; those may cause more, which follow in order."""
+        if self._pumping:
+            return
+        self._pumping = True
+        try:
+            while effects := self.core.effects():
+                for effect in effects:
+                    self._carry_out(effect)
+        finally:
+            self._pumping = False
+
+    def _carry_out(self, effect: Effect) -> None:
+        if isinstance(effect, Send):
+            self._send(effect)
+        elif isinstance(effect, Sample):
+            tag = OriginTag(self.session, self.core.epoch)
+            model = self.core.request.model
+            self._around.submit(SampleJob(model, self._sampler, effect.hidden, effect.dtype, tag=tag))
+        elif isinstance(effect, Embed):
+            tag = OriginTag(self.session, effect.epoch)
+            self._around.submit(EmbedJob(self.core.request.model, effect.tokens, effect.dtype, tag=tag))
+        elif isinstance(effect, Emit):
+            self._emit(effect)
+        elif isinstance(effect, FindPath):
+            self._find_path(effect)
+        elif isinstance(effect, Shun):
+            self._around.shun(effect)
+        elif isinstance(effect, Ready):
+            if not self._ready.done():
+                self._ready.set_result(None)
+        elif isinstance(effect, Finish):
+            self._finish = cast(FinishReason, effect.reason)
+            self._flush()
+            self._finished()
+        elif isinstance(effect, Fail):
+            self._error = effect.error
+            self._finished()
+
+    def _send(self, effect: Send) -> None:
+        try:
+            self._around.send(effect)
+        except LinkDownError as exc:
+            self.core.link_down(exc.node, self._around.now())
+
+    def _find_path(self, wish: FindPath) -> None:
+        now = self._around.now()
+        try:
+            path = self._around.find_path(self, wish)
+        except SwarmError as exc:
+            self.core.path_missing(exc, now)
+            return
+        if wish.attempt > 1:
+            self._stats.recoveries = self.core.recoveries
+        self.core.path_found(path, now)
+
+    def _emit(self, emit: Emit[object]) -> None:
+        if not self._stats.completion_tokens:
+            self._stats.first_token_seconds = self._around.now() - self._started
+            self._stats.cached_tokens = self.core.cached_tokens
+        for token, logprob in zip(emit.tokens, emit.logprobs, strict=True):
+            self._stats.completion_tokens += 1
+            text = self._detokenizer.push(token)
+            self._events.put_nowait(TokenEvent(token, text, cast("TokenLogprob | None", logprob)))
+
+    def _flush(self) -> None:
+        """Characters held back for bytes that never came are text all the same."""
+        tail = self._detokenizer.flush()
+        if tail:
+            self._events.put_nowait(TokenEvent(-1, tail, None))
+
+    def _finished(self) -> None:
+        if not self._ready.done():
+            if self._error is not None:
+                self._ready.set_exception(self._error)
+            else:
+                self._ready.cancel()
+        self._events.put_nowait(None)
+        self._around.ended(self)

@@ -1,0 +1,54 @@
+"""A node as a process: signals in, one Node run to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from swarm.node.node import Closeable, Node
+
+if TYPE_CHECKING:
+    from swarm.config import ApiSettings, Config
+    from swarm.models.progress import Progress
+    from swarm.node.front import FrontDoor
+    from swarm.node.keystore import Keystore, NodeIdentity
+
+FrontDoorFactory = Callable[["FrontDoor", "ApiSettings"], Awaitable[Closeable]]
+
+
+async def run_node(
+    config: Config,
+    keystore: Keystore,
+    identity: NodeIdentity,
+    announce: Callable[[str], None],
+    *,
+    open_front_door: FrontDoorFactory | None = None,
+    progress: Progress | None = None,
+) -> None:
+    """Run a node until SIGINT or SIGTERM. Raises SwarmError when it can't start or go on.
+
+    ``open_front_door`` is called when the settings ask for a door; callers bring it, since nodes know no HTTP.
+    """
+    node = Node(config, keystore, identity, announce, progress)
+    loop = asyncio.get_running_loop()
+
+    def on_signal(_number: int, _frame: object) -> None:
+        loop.call_soon_threadsafe(node.stop)
+
+    handled = (signal.SIGINT, signal.SIGTERM) if sys.platform != "win32" else (signal.SIGINT, signal.SIGBREAK)
+    previous = {number: signal.signal(number, on_signal) for number in handled}
+    door = None
+    if open_front_door is not None and config.api.listen is not None:
+        factory = open_front_door
+
+        async def door(front: FrontDoor) -> Closeable:
+            return await factory(front, config.api)
+
+    try:
+        await node.run(door)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

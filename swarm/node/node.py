@@ -1,0 +1,382 @@
+"""One node: its parts built, wired, run in one task group and shut down in order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import TYPE_CHECKING, Any, Protocol
+
+import psutil
+
+from swarm.engine.jobs import StepResult
+from swarm.engine.worker import Engine
+from swarm.errors import ConfigError, LinkDownError, SwarmError
+from swarm.gossip.membership import Membership
+from swarm.models.store import ModelStore
+from swarm.net.peers import Network
+from swarm.node.bus import Bus
+from swarm.node.dispatch import Dispatch
+from swarm.node.front import FrontDoor
+from swarm.node.gossip_loop import GossipLoop
+from swarm.node.hosting import Hosting
+from swarm.node.origin import Origin
+from swarm.node.stage_service import StageService
+from swarm.node.status import swarm_state
+from swarm.node.views import build_view
+from swarm.routing.view import SwarmView
+from swarm.sessions.hop import HopSessions
+from swarm.types import Address, BootId, NodeId, short
+
+if TYPE_CHECKING:
+    from swarm.config import Config
+    from swarm.models.progress import Progress
+    from swarm.node.keystore import Keystore, NodeIdentity
+
+log = logging.getLogger("swarm.node")
+
+TICK_SECONDS = 0.05
+LOAD_SECONDS = 1.0
+JOIN_SECONDS = 10.0
+SYNC_SECONDS = 0.5
+
+
+class Closeable(Protocol):
+    """An open front door."""
+
+    async def aclose(self) -> None: ...
+
+
+OpenFrontDoor = Callable[[FrontDoor], Awaitable[Closeable]]
+
+
+class Node:
+    """Implements node.front.FrontDoor through its origin, and runs everything else beside it."""
+
+    def __init__(
+        self,
+        config: Config,
+        keystore: Keystore,
+        identity: NodeIdentity,
+        announce: Callable[[str], None],
+        progress: Progress | None = None,
+    ) -> None:
+        self._config = config
+        self._keystore = keystore
+        self._identity = identity
+        self._announce = announce
+        self._clock = time.perf_counter
+        self._boot = BootId(os.urandom(8))
+        self._id = identity.key.node_id
+        self._down: set[NodeId] = set()
+        self._tasks: asyncio.TaskGroup | None = None
+        self._stopping = asyncio.Event()
+        self._failure: SwarmError | None = None
+        self._view: SwarmView | None = None
+        self._view_until = 0.0
+        self._rows_before = 0
+        self._build(progress)
+
+    def _build(self, progress: Progress | None) -> None:
+        config, clock = self._config, self._clock
+        self._dispatch = dispatch = Dispatch()
+        incarnation = self._keystore.load_incarnation() + 1
+        self._keystore.save_incarnation(incarnation)
+        self._membership = Membership(
+            key=self._identity.key,
+            swarm_id=self._identity.keyring.preferred.swarm_id,
+            boot=self._boot,
+            settings=config.gossip,
+            incarnation=incarnation,
+            rng=random.Random(os.urandom(16)),
+            now=clock(),
+        )
+        self._network = Network(
+            key=self._identity.key,
+            keyring=self._identity.keyring,
+            boot=self._boot,
+            settings=config.net,
+            receiver=dispatch,
+            hello=self._membership.record,
+            admit=self._admits,
+        )
+        self._engine = Engine(config.engine, config.model.device)
+        self._bus = Bus(self._id, self._network, dispatch.received)
+        self._hosting = Hosting(
+            settings=config.model,
+            store=ModelStore(),
+            engine=self._engine,
+            ends_wanted=config.api.listen is not None or config.model.layers == "none",
+            view=self.view,
+            announce=self._announce,
+            progress=progress,
+            on_change=self._advertise,
+            joined=self._joined,
+        )
+        self._stage = dispatch.stage = StageService(
+            sessions=HopSessions(
+                node=self._id,
+                boot=self._boot,
+                lease_seconds=config.session.lease_seconds,
+                max_per_origin=config.engine.max_sessions_per_origin,
+            ),
+            engine=self._engine,
+            bus=self._bus,
+            settings=config.session,
+            connect=self._connect,
+            spawn=self._spawn,
+            clock=clock,
+        )
+        self._origin = dispatch.origin = Origin(
+            node=self._id,
+            config=config,
+            engine=self._engine,
+            bus=self._bus,
+            hosting=self._hosting,
+            view=self.view,
+            names=self.name_of,
+            clock=clock,
+        )
+        self._gossip = dispatch.gossip = GossipLoop(
+            self._membership,
+            self._network,
+            save_incarnation=self._keystore.save_incarnation,
+            on_members=self._members_changed,
+            on_link=self._link_changed,
+            on_duplicate=self._duplicate,
+            spawn=self._spawn,
+            clock=clock,
+        )
+        # The front door's calls are the origin's.
+        self.models = self._origin.models
+        self.tokenizer = self._origin.tokenizer
+        self.open = self._origin.open
+
+    # --- life ---
+
+    async def run(self, open_front_door: OpenFrontDoor | None) -> None:
+        """Join the swarm and serve until ``stop``. Raises SwarmError when the node can't start or go on."""
+        self._engine.start()
+        door: Closeable | None = None
+        try:
+            bound = await self._network.start(self._config.node.listen)
+            async with asyncio.TaskGroup() as tasks:
+                self._tasks = tasks
+                running = [
+                    tasks.create_task(work()) for work in (self._gossip.run, self._results, self._ticks)
+                ]
+                self._introduce(bound)
+                if open_front_door is not None:
+                    door = await open_front_door(self)
+                running += [tasks.create_task(work()) for work in (self._hosting.run, self._report_load)]
+                await self._stopping.wait()
+                await self._leave(door)
+                door = None
+                for task in running:
+                    task.cancel()
+                self._tasks = None
+        except BaseExceptionGroup as group:
+            raise _first(group) from group
+        finally:
+            if door is not None:
+                await door.aclose()
+            await self._network.aclose()
+            await self._engine.aclose()
+        if self._failure is not None:
+            raise self._failure
+
+    def stop(self) -> None:
+        self._stopping.set()
+
+    async def _leave(self, door: Closeable | None) -> None:
+        """Say goodbye: no new sessions, running answers ended, neighbours told."""
+        self._stage.draining = True
+        if door is not None:
+            await door.aclose()
+        self._gossip.change(lambda membership, now: membership.leave(now))
+        await asyncio.sleep(0.05)
+
+    def _introduce(self, bound: Address) -> None:
+        settings = self._config.node
+        addresses = settings.advertise or own_addresses(bound)
+        api = self._config.api.listen
+
+        def introduce(membership: Membership, now: float) -> None:
+            membership.update_self(
+                now, state="joining", addresses=addresses, name=settings.name, api_port=api.port if api else 0
+            )
+            if settings.bootstrap:
+                membership.bootstrap(settings.bootstrap, now)
+
+        self._gossip.change(introduce)
+        self._announce(f"Node {short(self._id)} ({settings.name}) listens on {bound}")
+
+    # --- tasks ---
+
+    async def _results(self) -> None:
+        async for batch in self._engine.results():
+            for result in batch:
+                if isinstance(result, StepResult):
+                    self._stage.on_result(result)
+                else:
+                    self._origin.computed(result)
+
+    async def _ticks(self) -> None:
+        while True:
+            self._stage.tick()
+            self._origin.tick()
+            await asyncio.sleep(TICK_SECONDS)
+
+    async def _report_load(self) -> None:
+        """Tell the swarm how busy this node is; the membership paces what is really sent."""
+        process = psutil.Process()
+        before, at = 0, self._clock()
+        while True:
+            stats, now = self._engine.stats(), self._clock()
+            rate = (stats.rows - before) / max(now - at, 1e-9)
+            before, at = stats.rows, now
+            spans, rss = self._hosting.loads(), process.memory_info().rss
+            self._gossip.change(
+                lambda m, t, stats=stats, rate=rate, spans=spans, rss=rss: m.update_load(  # type: ignore[misc]
+                    t,
+                    queued_rows=stats.queued_jobs,
+                    sessions=self._stage.session_count,
+                    tokens_per_second=rate,
+                    rss_bytes=rss,
+                    spans=spans,
+                )
+            )
+            await asyncio.sleep(LOAD_SECONDS)
+
+    async def _joined(self) -> None:
+        """Wait until a member is linked and its view is here; a node that starts a swarm waits for nothing."""
+        if not self._config.node.bootstrap:
+            return
+        give_up = self._clock() + JOIN_SECONDS
+        while not self._network.links() and self._clock() < give_up:
+            await asyncio.sleep(0.05)
+        if not self._network.links():
+            self._announce("No member could be reached yet; going on trying.")
+            return
+        await asyncio.sleep(SYNC_SECONDS)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        """Run short-lived work as a child of the node; it ends with the node at the latest."""
+        if self._tasks is None:
+            if isinstance(work, Coroutine):
+                work.close()
+            return
+        self._tasks.create_task(_as_coroutine(work))
+
+    # --- what the parts ask ---
+
+    def _admits(self, node: NodeId) -> bool:
+        settings = self._config.node
+        return node not in settings.ban and (not settings.allow or node in settings.allow)
+
+    def view(self) -> SwarmView:
+        """The swarm as routing sees it now; rebuilt after every change of members, links or load."""
+        now = self._clock()
+        if self._view is None or now >= self._view_until:
+            self._view = build_view(
+                self._id,
+                self._membership.members(),
+                cut_off=frozenset(self._down),
+                shunned=self._origin.shunned_edges(),
+                default_link_seconds=0.05,
+            )
+            self._view_until = now + LOAD_SECONDS
+        return self._view
+
+    def name_of(self, node: NodeId) -> str:
+        member = self._membership.member(node)
+        return member.record.name if member is not None else ""
+
+    async def _connect(self, node: NodeId) -> None:
+        member = self._membership.member(node)
+        if member is None or not self._admits(node):
+            raise LinkDownError(node, "no verified record of it")
+        error: SwarmError = LinkDownError(node, "its record names no address")
+        for address in member.record.addresses:
+            try:
+                await self._network.connect(address, node)
+            except SwarmError as exc:
+                error = exc
+            else:
+                return
+        raise error
+
+    # --- what the parts tell ---
+
+    def _advertise(self) -> None:
+        spans = self._hosting.hosted()
+        models = tuple(self._hosting.local_models())
+        self._view = None
+        self._gossip.change(
+            lambda membership, now: membership.update_self(now, state="ready", spans=spans, models=models)
+        )
+
+    def _members_changed(self) -> None:
+        self._view = None
+        for member in self._membership.members():
+            if member.health.name in ("DEAD", "LEFT"):
+                self._stage.origin_gone(member.node)
+        self._origin.view_changed()
+
+    def _link_changed(self, node: NodeId, up: bool) -> None:
+        self._view = None
+        if up:
+            self._down.discard(node)
+            self._origin.view_changed()
+        else:
+            self._down.add(node)
+            self._origin.link_down(node)
+
+    def _duplicate(self, detail: str) -> None:
+        self._failure = ConfigError(
+            f"This node's identity runs elsewhere too: {detail}. A state folder may not be copied; give this one its own "
+            "with --state."
+        )
+        self.stop()
+
+    # --- FrontDoor ---
+
+    def state(self, *, detail: bool) -> dict[str, Any]:
+        return swarm_state(
+            self._id,
+            self._membership.members(),
+            self._origin.models(),
+            self._origin.state(),
+            self._engine.stats(),
+            hop_sessions=self._stage.session_count,
+            detail=detail,
+        )
+
+
+async def _as_coroutine(work: Awaitable[None]) -> None:
+    await work
+
+
+def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
+    """The first error inside a group: what the person who started the node should read."""
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+def own_addresses(bound: Address) -> tuple[Address, ...]:
+    """Addresses others may reach this node by: the bound one, or those of every interface for a wildcard bind."""
+    if bound.host not in ("0.0.0.0", "::", ""):
+        return (bound,)
+    hosts = [
+        entry.address
+        for entries in psutil.net_if_addrs().values()
+        for entry in entries
+        if entry.family.name == "AF_INET"
+    ]
+    outside = [host for host in hosts if not host.startswith("127.")]
+    return tuple(Address(host, bound.port) for host in [*outside, "127.0.0.1"][:8])

@@ -1,0 +1,276 @@
+"""The origin's side of a node: its front door's models, paths and running answers. Knows no HTTP."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult
+from swarm.engine.sampling import Sampler
+from swarm.errors import ContextLengthError, LinkDownError, NoPathError, RequestError, UnknownModelError
+from swarm.node.front import GenerationRequest, RouteHop, ServedModel
+from swarm.node.generation import OriginTag, RunningGeneration
+from swarm.protocol.messages import Busy, Hop, Opened, Output, Refused, Renew
+from swarm.routing.path import Path, PathRequest, find_path, missing_layers
+from swarm.sessions.effects import ChosenPath, Edge, FindPath, Send, Shun
+from swarm.sessions.origin import OriginSession, Request
+from swarm.types import ModelId, NodeId, SessionId
+
+if TYPE_CHECKING:
+    from swarm.config import Config
+    from swarm.engine.worker import Engine
+    from swarm.models.store import LocalModel
+    from swarm.models.tokenizer import ChatTokenizer
+    from swarm.node.bus import Bus
+    from swarm.node.hosting import Hosting
+    from swarm.routing.view import SwarmView
+
+OriginMessage = Opened | Output | Refused | Busy
+"""What hops send to the origin of a session."""
+
+
+@dataclass(slots=True)
+class _Shunned:
+    until: float
+    seconds: float
+
+
+class Origin:
+    """Implements node.front.FrontDoor, except ``state``, and carries out what running answers ask for."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        config: Config,
+        engine: Engine,
+        bus: Bus,
+        hosting: Hosting,
+        view: Callable[[], SwarmView],
+        names: Callable[[NodeId], str],
+        clock: Callable[[], float],
+    ) -> None:
+        self._node = node
+        self._config = config
+        self._engine = engine
+        self._bus = bus
+        self._hosting = hosting
+        self._view = view
+        self._names = names
+        self._clock = clock
+        self._running: dict[SessionId, RunningGeneration] = {}
+        self._shunned: dict[Edge, _Shunned] = {}
+        self._first_seen: dict[ModelId, int] = {}
+        self._renewed_at = 0.0
+        self._private = _private_layers(config.model.private_layers)
+
+    @property
+    def running(self) -> int:
+        return len(self._running)
+
+    # --- FrontDoor ---
+
+    def models(self) -> tuple[ServedModel, ...]:
+        view = self._view()
+        known = {
+            model_id: (local.spec.layers, local) for model_id, local in self._hosting.local_models().items()
+        }
+        for model_id, layers in view.layers.items():
+            known.setdefault(model_id, (layers, None))
+        return tuple(self._served(model_id, *known[model_id], view) for model_id in sorted(known))
+
+    def _served(
+        self, model_id: ModelId, layers: int, local: LocalModel | None, view: SwarmView
+    ) -> ServedModel:
+        created = self._first_seen.setdefault(model_id, int(time.time()))
+        problem = "" if local else "its tokenizer, embedding and head are not on this node's disk"
+        return ServedModel(
+            name=model_id.name,
+            digest=model_id.digest,
+            layers=layers,
+            context_tokens=local.spec.context_tokens if local else 0,
+            created=created,
+            missing=missing_layers(view, model_id, layers),
+            problem=problem,
+        )
+
+    async def tokenizer(self, model: str) -> ChatTokenizer:
+        return await self._hosting.tokenizer(self._local(model))
+
+    async def open(self, request: GenerationRequest) -> RunningGeneration:
+        local = self._local(request.model)
+        spec = local.spec
+        if not request.prompt:
+            raise RequestError("The prompt has no tokens.", param="messages")
+        if len(request.prompt) >= spec.context_tokens:
+            raise ContextLengthError(len(request.prompt), spec.context_tokens)
+        tokenizer = await self._hosting.tokenizer(local)
+        await self._hosting.need_ends(local)
+        now = self._clock()
+        stop_ids = request.stop_token_ids | (frozenset() if request.ignore_eos else tokenizer.stop_ids)
+        core = OriginSession(
+            Request(
+                origin=self._node,
+                session=SessionId(os.urandom(16)),
+                model=local.id,
+                prompt=request.prompt,
+                max_tokens=request.max_tokens,
+                context_tokens=spec.context_tokens,
+                hidden_size=spec.hidden_size,
+                stop_ids=stop_ids,
+                deadline=now + request.deadline_seconds,
+                admission_until=now + min(self._config.api.queue_seconds, request.deadline_seconds),
+            ),
+            self._config.session,
+            self._config.engine,
+            now,
+        )
+        sampler = Sampler(request.sampling, prompt=request.prompt)
+        generation = RunningGeneration(core, sampler, tokenizer.detokenizer(request.prompt), self)
+        self._running[generation.session] = generation
+        try:
+            await generation.ready()
+        except BaseException:
+            await generation.aclose()
+            raise
+        return generation
+
+    def state(self) -> list[dict[str, Any]]:
+        """The running answers as JSON values, without their ids or texts."""
+        return [
+            {
+                "model": generation.core.request.model.name,
+                "route": [
+                    {"node": hop.node, "name": hop.name, "layers": str(hop.span)} for hop in generation.route
+                ],
+                "prompt_tokens": generation.stats.prompt_tokens,
+                "completion_tokens": generation.stats.completion_tokens,
+                "recoveries": generation.core.recoveries,
+            }
+            for generation in self._running.values()
+        ]
+
+    # --- what running answers ask for ---
+
+    def now(self) -> float:
+        return self._clock()
+
+    def find_path(self, generation: RunningGeneration, wish: FindPath) -> ChosenPath:
+        request = generation.core.request
+        local = self._hosting.local_models()[request.model]
+        first, last = self._private
+        path = find_path(
+            self._view(),
+            PathRequest(
+                origin=self._node,
+                model=request.model,
+                layers=local.spec.layers,
+                avoid_nodes=wish.avoid_nodes,
+                avoid_edges=wish.avoid_edges,
+                first_layers_at_origin=first,
+                last_layers_at_origin=last,
+                salt=int.from_bytes(request.session[:4], "big") + wish.attempt,
+            ),
+        )
+        hops = tuple(Hop(hop.node, hop.boot, hop.span) for hop in path.hops)
+        return ChosenPath(hops, _wire_dtype(path, local.spec.dtype), path.cost_seconds)
+
+    def send(self, send: Send) -> None:
+        self._bus.send(send.node, send.message, send.payload)
+
+    def submit(self, job: EmbedJob | SampleJob) -> None:
+        self._engine.submit(job)
+
+    def shun(self, shun: Shun) -> None:
+        if shun.edge is None:
+            return
+        now = self._clock()
+        known = self._shunned.get(shun.edge)
+        again = known is not None and known.until + known.seconds > now
+        seconds = known.seconds * 2 if known is not None and again else self._config.session.shun_seconds
+        self._shunned[shun.edge] = _Shunned(now + seconds, seconds)
+
+    def shunned_edges(self) -> frozenset[Edge]:
+        now = self._clock()
+        return frozenset(edge for edge, shunned in self._shunned.items() if shunned.until > now)
+
+    def describe(self, generation: RunningGeneration) -> tuple[RouteHop, ...]:
+        path = generation.core.path or generation.core.last_path
+        if path is None:
+            return ()
+        return tuple(RouteHop(hop.node, self._names(hop.node), hop.span, path.dtype) for hop in path.hops)
+
+    def ended(self, generation: RunningGeneration) -> None:
+        self._running.pop(generation.session, None)
+
+    # --- what reaches running answers ---
+
+    def received(self, sender: NodeId, message: OriginMessage, payload: memoryview) -> None:
+        generation = self._running.get(message.session)
+        if generation is not None and message.origin == self._node:
+            generation.received(sender, message, payload)
+
+    def computed(self, result: EmbedResult | SampleResult) -> None:
+        if isinstance(result.tag, OriginTag):
+            generation = self._running.get(result.tag.session)
+            if generation is not None:
+                generation.computed(result)
+
+    def link_down(self, node: NodeId) -> None:
+        for generation in list(self._running.values()):
+            generation.tell(lambda core, now: core.link_down(node, now))
+
+    def view_changed(self) -> None:
+        for generation in list(self._running.values()):
+            generation.tell(OriginSession.view_changed)
+
+    def tick(self) -> None:
+        now = self._clock()
+        for generation in list(self._running.values()):
+            wakeup = generation.core.wakeup()
+            if wakeup is not None and wakeup <= now:
+                generation.tell(OriginSession.tick)
+        if now - self._renewed_at >= self._config.session.renew_seconds:
+            self._renewed_at = now
+            self._renew()
+
+    def _renew(self) -> None:
+        by_hop: dict[NodeId, list[SessionId]] = {}
+        for generation in self._running.values():
+            for node in generation.core.hop_nodes:
+                by_hop.setdefault(node, []).append(generation.session)
+        for node, sessions in by_hop.items():
+            try:
+                self._bus.send(node, Renew(tuple(sessions)))
+            except LinkDownError:
+                # The link tier reports it to these very sessions; they find another path.
+                continue
+
+    def _local(self, name: str) -> LocalModel:
+        """The model a request's name means here: the one loaded or on disk, else the only one in view."""
+        local = self._hosting.by_name(name)
+        if local is not None:
+            return local
+        served = self.models()
+        for model in served:
+            if model.name == name:
+                if model.missing:
+                    raise NoPathError(name, model.missing)
+                raise NoPathError(
+                    name, (), f"this front door can't serve {name}: {model.problem}; no hop can be asked for"
+                )
+        raise UnknownModelError(name, [model.name for model in served])
+
+
+def _wire_dtype(path: Path, checkpoint: str) -> str:
+    """The checkpoint's dtype, or float32 as soon as one hop computes in it."""
+    return "float32" if any(hop.dtype == "float32" for hop in path.hops) else checkpoint
+
+
+def _private_layers(text: str) -> tuple[int, int]:
+    """Read ``K`` or ``K:M``; configuration has checked the form."""
+    first, _, last = text.partition(":")
+    return int(first or 0), int(last or 0)

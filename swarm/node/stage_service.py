@@ -1,0 +1,288 @@
+"""A hop at work: sessions opened, steps computed and handed on. Tensors and sockets are others' business."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, cast, get_args
+
+from swarm.engine.jobs import StepJob, StepResult
+from swarm.errors import EngineError, KVFullError, LinkDownError, ModelError, SwarmError
+from swarm.protocol.messages import (
+    Busy,
+    CloseSession,
+    HopTime,
+    Need,
+    Opened,
+    OpenSession,
+    Output,
+    RefusalCode,
+    Refused,
+    Renew,
+    Step,
+)
+from swarm.sessions.hop import Ask, Drop, HopKey, HopSession, HopSessions, Resend, Run, refusal
+from swarm.types import NodeId, short
+
+if TYPE_CHECKING:
+    from swarm.config import SessionSettings
+    from swarm.engine.worker import Engine
+    from swarm.node.bus import Bus
+
+log = logging.getLogger("swarm.stage")
+
+REFUSAL_CODES = frozenset(get_args(RefusalCode))
+BUSY_AFTER_SECONDS = 0.5
+FULL_RETRY_MILLISECONDS = 1000
+
+Connect = Callable[[NodeId], Awaitable[None]]
+"""Opens a link to a member by its verified record; raises SwarmError."""
+
+
+@dataclass(frozen=True, slots=True)
+class StepTag:
+    key: HopKey
+    epoch: int
+    step: int
+
+
+class StageService:
+    """Answers OpenSession, Step, Renew and CloseSession with the engine's help."""
+
+    def __init__(
+        self,
+        *,
+        sessions: HopSessions,
+        engine: Engine,
+        bus: Bus,
+        settings: SessionSettings,
+        connect: Connect,
+        spawn: Callable[[Awaitable[None]], object],
+        clock: Callable[[], float],
+    ) -> None:
+        self._sessions = sessions
+        self._engine = engine
+        self._bus = bus
+        self._settings = settings
+        self._connect = connect
+        self._spawn = spawn
+        self._clock = clock
+        self._reserved: dict[HopKey, int] = {}
+        self._progress = 0
+        self.draining = False
+        self.counts: Counter[str] = Counter()
+
+    @property
+    def session_count(self) -> int:
+        return len(self._sessions)
+
+    # --- messages ---
+
+    def on_open(self, sender: NodeId, message: OpenSession) -> None:
+        decision = self._sessions.open(sender, message)
+        if isinstance(decision, Drop):
+            self.counts[decision.reason] += 1
+            return
+        if isinstance(decision, Refused):
+            self._answer(sender, decision)
+            return
+        if self.draining:
+            self._answer(sender, refusal(message, "draining"))
+            return
+        try:
+            if decision.known:
+                self._grow(decision.key, message.kv_tokens)
+                self._engine.truncate(decision.key, decision.keep)
+            else:
+                hop = message.hops[message.index]
+                self._engine.open(decision.key, message.model, hop.span, message.kv_tokens)
+                self._reserved[decision.key] = message.kv_tokens
+        except KVFullError as exc:
+            self._answer(
+                sender, refusal(message, "full", str(exc), retry_milliseconds=FULL_RETRY_MILLISECONDS)
+            )
+            return
+        except ModelError as exc:
+            self._answer(sender, refusal(message, "no_model", str(exc)))
+            return
+        opened = self._sessions.admitted(decision, message, self._clock())
+        session = self._sessions.get(decision.key)
+        if session is None or self._bus.linked(session.downstream):
+            self._answer(sender, opened)
+        else:
+            self._spawn(self._open_downstream(session, opened))
+
+    async def _open_downstream(self, session: HopSession, opened: Opened) -> None:
+        """Link to the next hop first: Opened promises that steps can be handed on."""
+        node = session.downstream
+        try:
+            await self._connect(node)
+        except SwarmError as exc:
+            log.info("no link to the next hop %s: %s", short(node), exc)
+            if self._sessions.get(session.key) is session:
+                self._refuse(session, "unreachable", str(exc), next_node=node)
+            return
+        if self._sessions.get(session.key) is session:
+            self._answer(session.key.origin, opened)
+
+    def on_step(self, sender: NodeId, message: Step, payload: memoryview) -> None:
+        now = self._clock()
+        decision = self._sessions.step(sender, message, now)
+        if isinstance(decision, Run):
+            self._run(decision, payload, now)
+        elif isinstance(decision, Resend):
+            self._resend(decision)
+        elif isinstance(decision, Ask):
+            self._answer(decision.receiver, decision.message)
+        else:
+            self.counts[decision.reason] += 1
+
+    def _run(self, run: Run, payload: memoryview, now: float) -> None:
+        session, step = run.session, run.step
+        try:
+            if session.length > self._reserved[session.key]:
+                self._grow(session.key, session.length + self._settings.reserve_tokens)
+        except KVFullError as exc:
+            self._refuse(session, "full", str(exc))
+            return
+        self._engine.submit(
+            StepJob(
+                key=session.key,
+                position=step.position,
+                count=step.count,
+                hidden=payload,
+                dtype=step.dtype,
+                rows=step.rows if session.is_last else "all",
+                tag=StepTag(session.key, step.epoch, step.step),
+                received_at=now,
+            )
+        )
+
+    def on_need(self, sender: NodeId, message: Need) -> None:
+        decision = self._sessions.need(sender, message)
+        if isinstance(decision, Resend):
+            self._resend(decision)
+        else:
+            self._answer(decision.origin, decision)
+
+    def on_renew(self, sender: NodeId, message: Renew) -> None:
+        self._sessions.renew(sender, message, self._clock())
+
+    def on_close(self, sender: NodeId, message: CloseSession) -> None:
+        self._release(self._sessions.close(sender, message))
+
+    # --- results ---
+
+    def on_result(self, result: StepResult) -> None:
+        tag = result.tag
+        if not isinstance(tag, StepTag):
+            raise TypeError("a step's result without its tag")
+        found = self._sessions.finished(tag.key, tag.epoch, tag.step)
+        if found is None:
+            self.counts["result_of_old_epoch"] += 1
+            return
+        session, step = found
+        if result.error is not None:
+            self._refuse(session, _refusal_code(result.error), str(result.error))
+            return
+        time = HopTime(
+            max(0, int(result.queue_seconds * 1e6)),
+            int(result.compute_seconds * 1e6),
+            min(result.batch_rows, 1 << 16),
+        )
+        message = _forward(session, step, result, (*step.times, time))
+        session.held = (step.step, session.downstream, message, result.hidden)
+        try:
+            self._bus.send(session.downstream, message, result.hidden)
+        except LinkDownError as exc:
+            if not session.is_last:
+                self._refuse(session, "unreachable", str(exc), next_node=session.downstream)
+
+    # --- time and faults ---
+
+    def tick(self) -> None:
+        """Free what no origin renews; tell origins whose steps wait that the queue moves."""
+        now = self._clock()
+        expired = self._sessions.expire(now)
+        if expired:
+            log.info("freed %d sessions whose origin fell silent", len(expired))
+            self._release(expired)
+        steps = self._engine.stats().steps
+        if steps != self._progress:
+            self._progress = steps
+            for session, step in self._sessions.waiting(now - BUSY_AFTER_SECONDS):
+                key = session.key
+                self._answer(key.origin, Busy(key.origin, key.session, session.epoch, step.step))
+
+    def origin_gone(self, origin: NodeId) -> None:
+        self._release(self._sessions.origin_gone(origin))
+
+    # --- inside ---
+
+    def _grow(self, key: HopKey, kv_tokens: int) -> None:
+        if kv_tokens > self._reserved[key]:
+            self._engine.grow(key, kv_tokens)
+            self._reserved[key] = kv_tokens
+
+    def _refuse(
+        self, session: HopSession, code: RefusalCode, detail: str, *, next_node: NodeId | None = None
+    ) -> None:
+        """End the session here and tell its origin why."""
+        self._release([self._sessions.forget(session.key)])
+        self._answer(session.key.origin, refusal(session, code, detail[:300], next_node=next_node))
+
+    def _release(self, keys: list[HopKey]) -> None:
+        for key in keys:
+            if self._reserved.pop(key, None) is not None:
+                self._engine.close(key)
+
+    def _resend(self, resend: Resend) -> None:
+        self.counts["resent"] += 1
+        self._answer(resend.receiver, resend.message, resend.payload)
+
+    def _answer(
+        self, node: NodeId, message: Opened | Refused | Need | Busy | Step | Output, payload: bytes = b""
+    ) -> None:
+        try:
+            self._bus.send(node, message, payload)
+        except LinkDownError:
+            # Nothing is owed to who is gone: its lease runs out, or it asks again over its next link.
+            self.counts["unanswerable"] += 1
+
+
+def _forward(
+    session: HopSession, step: Step, result: StepResult, times: tuple[HopTime, ...]
+) -> Step | Output:
+    """Build what follows a computed step: the next hop's Step, or the origin's Output."""
+    if session.is_last:
+        return Output(
+            step.origin,
+            step.session,
+            step.epoch,
+            step.step,
+            step.position,
+            result.count,
+            step.hidden,
+            step.dtype,
+            times,
+        )
+    return Step(
+        step.origin,
+        step.session,
+        step.epoch,
+        step.step,
+        step.position,
+        step.count,
+        step.hidden,
+        step.dtype,
+        step.rows,
+        times,
+        step.fill_until,
+        session.key.index + 1,
+    )
+
+
+def _refusal_code(error: EngineError) -> RefusalCode:
+    return cast("RefusalCode", error.wire_code) if error.wire_code in REFUSAL_CODES else "failed"

@@ -1,0 +1,101 @@
+"""The swarm as JSON values for people and scripts. Shows no keys, no session ids and no text."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from swarm.engine.jobs import EngineStats
+    from swarm.gossip.member import Member
+    from swarm.node.front import ServedModel
+    from swarm.types import NodeId
+
+
+def swarm_state(
+    own: NodeId,
+    members: Iterable[Member],
+    models: Iterable[ServedModel],
+    sessions: list[dict[str, Any]],
+    engine: EngineStats,
+    *,
+    hop_sessions: int,
+    detail: bool,
+) -> dict[str, Any]:
+    return {
+        "node": own,
+        "members": [_member(member, detail) for member in members],
+        "models": [
+            {
+                "name": model.name,
+                "digest": model.digest,
+                "layers": model.layers,
+                "servable": model.servable,
+                "missing": [str(span) for span in model.missing],
+                "problem": model.problem,
+            }
+            for model in models
+        ],
+        "sessions": sessions,
+        "engine": {
+            "kv_budget_bytes": engine.kv_budget_bytes,
+            "kv_used_bytes": engine.kv_used_bytes,
+            "sequences": engine.sequences,
+            "queued_jobs": engine.queued_jobs,
+            "steps": engine.steps,
+            "rows": engine.rows,
+            "busy_seconds": round(engine.busy_seconds, 3),
+            "weight_bytes": engine.weight_bytes,
+            "hop_sessions": hop_sessions,
+        },
+    }
+
+
+def _member(member: Member, detail: bool) -> dict[str, Any]:
+    record, load = member.record, member.load
+    shown: dict[str, Any] = {
+        "node": member.node,
+        "name": record.name,
+        "state": record.state,
+        "health": member.health.name.lower(),
+        "routable": member.routable,
+        "spans": [
+            {
+                "model": hosted.model.name,
+                "digest": hosted.model.digest,
+                "layers": str(hosted.span),
+                "of": hosted.layers,
+                "dtype": hosted.dtype,
+            }
+            for hosted in record.spans
+        ],
+    }
+    if load is not None:
+        shown["load"] = {
+            "queued_rows": load.queued_rows,
+            "sessions": load.sessions,
+            "rows_per_second": round(load.tokens_per_second, 2),
+            "rss_bytes": load.rss_bytes,
+            "spans": [
+                {
+                    "layers": str(record.spans[span.index].span),
+                    "microseconds_per_layer": round(span.microseconds_per_layer, 1),
+                    "free_kv_tokens": span.free_kv_tokens,
+                }
+                for span in load.spans
+                if span.index < len(record.spans)
+            ],
+        }
+    if detail:
+        shown["addresses"] = [str(address) for address in record.addresses]
+        shown["api_port"] = record.api_port
+        shown["rtt_ms"] = None if member.rtt_seconds is None else round(member.rtt_seconds * 1e3, 3)
+        shown["links"] = [
+            {
+                "node_prefix": link.node_prefix,
+                "rtt_ms": round(link.rtt_microseconds / 1e3, 3),
+                "unreachable": link.unreachable,
+            }
+            for link in (load.links if load else ())
+        ]
+    return shown

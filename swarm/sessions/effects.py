@@ -1,0 +1,95 @@
+"""What an origin's session wants done, and what it is told of a path: plain values. Nothing here acts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+from swarm.protocol.messages import CloseSession, Hop, OpenSession, Step
+from swarm.types import NodeId
+
+if TYPE_CHECKING:
+    from swarm.errors import SwarmError
+
+Logprob = TypeVar("Logprob")
+"""What the sampler says of a token besides its id; passed through unread."""
+
+Edge = tuple[NodeId, NodeId]
+
+
+@dataclass(frozen=True, slots=True)
+class ChosenPath:
+    """A path as routing found it: ``step_seconds`` is its prediction for one decode token."""
+
+    hops: tuple[Hop, ...]
+    dtype: str
+    step_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class FindPath:
+    """Answer with ``path_found`` or ``path_missing``."""
+
+    avoid_nodes: frozenset[NodeId]
+    avoid_edges: frozenset[Edge]
+    attempt: int
+
+
+@dataclass(frozen=True, slots=True)
+class Send:
+    node: NodeId
+    message: OpenSession | Step | CloseSession
+    payload: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Embed:
+    """Answer with ``embedded(epoch, hidden)``."""
+
+    epoch: int
+    tokens: Sequence[int]
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Answer with ``sampled`` or ``sample_failed``."""
+
+    hidden: bytes | bytearray | memoryview
+    dtype: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shun:
+    """An edge or node failed: other requests should avoid it for a while too."""
+
+    edge: Edge | None = None
+    node: NodeId | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """Every hop has reserved its KV for the first time: the client may be told that its answer begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Emit(Generic[Logprob]):
+    """Accepted tokens, in order, each exactly once; stop tokens are not among them."""
+
+    tokens: tuple[int, ...]
+    logprobs: tuple[Logprob, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Finish:
+    reason: str
+    """stop or length."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fail:
+    error: SwarmError
+
+
+Effect = FindPath | Send | Embed | Sample | Shun | Ready | Emit[object] | Finish | Fail

@@ -1,0 +1,465 @@
+"""One answer as its origin drives it, a pure state machine. Sends, finds and samples nothing itself.
+
+The list of accepted token ids is the only truth: every fault raises the epoch, asks for a new path and fills
+it again from that list (docs/protocol.md, "Recovery"). Inputs are method calls with ``now`` (seconds of a
+monotonic clock); outputs are the values of sessions/effects.py, drained in order by ``effects()``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+
+from swarm.config import EngineSettings, SessionSettings
+from swarm.errors import DeadlineError, NoPathError, OverloadedError, PeerError, StepTimeoutError, SwarmError
+from swarm.protocol.messages import (
+    Busy,
+    CloseSession,
+    Hop,
+    HopTime,
+    Opened,
+    OpenSession,
+    Output,
+    Refused,
+    Step,
+)
+from swarm.sessions.effects import (
+    ChosenPath,
+    Edge,
+    Effect,
+    Embed,
+    Emit,
+    Fail,
+    FindPath,
+    Finish,
+    Ready,
+    Sample,
+    Send,
+    Shun,
+)
+from swarm.types import DTYPE_BYTES, ModelId, NodeId, SessionId
+
+MAX_FRUITLESS_RECOVERIES = 3
+RETRY_SECONDS = 0.25
+ROWS_PER_DECODE_TIME = 4
+"""A prefill chunk is predicted to take a decode step's time for each so many of its tokens."""
+
+
+class State(Enum):
+    FINDING = auto()
+    OPENING = auto()
+    RUNNING = auto()
+    WAITING = auto()
+    """For room or for a path; asks again at ``_retry_at`` or when the view changes."""
+    ENDED = auto()
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be answered. ``deadline`` and ``admission_until`` are absolute, on the caller's clock."""
+
+    origin: NodeId
+    session: SessionId
+    model: ModelId
+    prompt: tuple[int, ...]
+    max_tokens: int
+    context_tokens: int
+    hidden_size: int
+    stop_ids: frozenset[int]
+    deadline: float
+    admission_until: float
+
+    @property
+    def limit(self) -> int:
+        """Tokens this answer may have: its budget or what the context leaves."""
+        return min(self.max_tokens, self.context_tokens - len(self.prompt))
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A step under way: how many tokens it has, and when its path is given up."""
+
+    count: int
+    until: float
+
+
+class OriginSession:
+    """Drives one answer from the first path to the last token, over as many paths as that takes."""
+
+    def __init__(
+        self, request: Request, settings: SessionSettings, engine: EngineSettings, now: float
+    ) -> None:
+        self.request = request
+        self.accepted: list[int] = []
+        self.epoch = 0
+        self.path: ChosenPath | None = None
+        self.last_path: ChosenPath | None = None
+        self.times: tuple[HopTime, ...] = ()
+        self.recoveries = 0
+        self.cached_tokens = 0
+        self.dropped: dict[str, int] = {}
+        self._settings = settings
+        self._engine = engine
+        self._effects: list[Effect] = []
+        self._state = State.FINDING
+        self._ready = False
+        self._avoid_nodes: set[NodeId] = set()
+        self._avoid_edges: set[Edge] = set()
+        self._attempt = 0
+        self._fruitless = 0
+        self._last_error: SwarmError | None = None
+        self._unopened: dict[int, int] = {}
+        self._open_until = 0.0
+        self._retry_at = 0.0
+        self._position = 0
+        self._next_step = 0
+        self._in_flight: dict[int, _Waiting] = {}
+        self._embedding = False
+        self._sampling = False
+        self._hits: list[int] = []
+        self._find(now)
+
+    # --- what the driver reads ---
+
+    def effects(self) -> list[Effect]:
+        drained, self._effects = self._effects, []
+        return drained
+
+    @property
+    def ended(self) -> bool:
+        return self._state is State.ENDED
+
+    @property
+    def hop_nodes(self) -> frozenset[NodeId]:
+        return frozenset(hop.node for hop in self.path.hops) if self.path else frozenset()
+
+    def wakeup(self) -> float | None:
+        """Return when ``tick`` is due, or None when the session has ended."""
+        times = [self.request.deadline]
+        if self._state is State.OPENING:
+            times.append(self._open_until)
+        elif self._state is State.WAITING:
+            times.append(self._retry_at)
+        elif self._state is State.RUNNING and self._in_flight:
+            times.append(next(iter(self._in_flight.values())).until)
+        return None if self._state is State.ENDED else min(times)
+
+    # --- path and admission ---
+
+    def path_found(self, path: ChosenPath, now: float) -> None:
+        if self._state is not State.FINDING:
+            return
+        self.path = self.last_path = path
+        self.epoch += 1
+        self._state = State.OPENING
+        self._open_until = now + self._settings.open_seconds
+        self._unopened = dict.fromkeys(range(len(path.hops)), 0)
+        self._hits = []
+        remaining = self.request.limit - len(self.accepted)
+        kv_tokens = self._total + min(max(remaining, 0), self._settings.reserve_tokens)
+        left = max(1, int((self.request.deadline - now) * 1000))
+        for index, hop in enumerate(path.hops):
+            message = OpenSession(
+                self.request.origin,
+                self.request.session,
+                self.epoch,
+                self.request.model,
+                path.dtype,  # type: ignore[arg-type]  # checked where records are read
+                path.hops,
+                index,
+                kv_tokens,
+                0,
+                left,
+            )
+            self._effects.append(Send(hop.node, message))
+
+    def path_missing(self, error: SwarmError, now: float) -> None:
+        """No path avoids what failed: wait for room or for a node, or give up where neither may come."""
+        if self._state is not State.FINDING:
+            return
+        avoided = bool(self._avoid_nodes or self._avoid_edges)
+        if not (avoided or self._ready or isinstance(self._last_error, OverloadedError)):
+            self._fail(error)
+            return
+        self._avoid_nodes.clear()
+        self._avoid_edges.clear()
+        if isinstance(error, NoPathError) and not avoided:
+            self._last_error = error
+        self._wait(now)
+
+    def view_changed(self, now: float) -> None:
+        """Someone came or went: a session that waits for a path asks again at once."""
+        if self._state is State.WAITING and not isinstance(self._last_error, OverloadedError):
+            self._find(now)
+
+    def opened(self, sender: NodeId, message: Opened, now: float) -> None:
+        hop = self._hop(message.index)
+        if (
+            self._state is not State.OPENING
+            or message.epoch != self.epoch
+            or hop is None
+            or hop.node != sender
+        ):
+            self._drop("opened")
+            return
+        if self._unopened.pop(message.index, None) is None:
+            return
+        self._hits.append(message.hit_tokens)
+        if not self._unopened:
+            self._state = State.RUNNING
+            self._position = min(*self._hits, self._total - 1)
+            self.cached_tokens = max(self.cached_tokens, 0 if self._ready else self._position)
+            self._next_step = 0
+            self._in_flight.clear()
+            if not self._ready:
+                self._ready = True
+                self._effects.append(Ready())
+            self._fill(now)
+
+    def refused(self, sender: NodeId, message: Refused, now: float) -> None:
+        if (
+            message.epoch != self.epoch
+            or self._state not in (State.OPENING, State.RUNNING)
+            or sender not in self.hop_nodes
+        ):
+            self._drop("refused")
+            return
+        if message.code == "unreachable" and message.next is not None:
+            edge = (sender, message.next)
+            self._avoid_edges.add(edge)
+            self._effects.append(Shun(edge=edge))
+        else:
+            self._avoid_nodes.add(sender)
+        if message.code == "full":
+            retry = max(1, message.retry_milliseconds // 1000)
+            error: SwarmError = OverloadedError(
+                f"Every path is full for now: {message.detail or 'no KV cache left'}.", retry
+            )
+        else:
+            error = PeerError(sender, f"refused the session ({message.code}) {message.detail}".rstrip())
+        self._recover(error, now, fruitless=message.code != "full")
+
+    # --- steps ---
+
+    def embedded(self, epoch: int, hidden: bytes, now: float) -> None:
+        """The next chunk's embeddings are here."""
+        if epoch != self.epoch or self._state is not State.RUNNING:
+            return
+        self._embedding = False
+        count = self._chunk()
+        self._send_step(count, hidden, now)
+        self._fill(now)
+
+    def output(self, sender: NodeId, message: Output, payload: memoryview | bytes, now: float) -> None:
+        if message.epoch != self.epoch or self._state is not State.RUNNING or not self._in_flight:
+            self._drop("output_of_old_epoch")
+            return
+        path = self.path
+        if path is None or sender != path.hops[-1].node:
+            self._drop("output_of_stranger")
+            return
+        expected = next(iter(self._in_flight))
+        if message.step != expected:
+            self._drop("output_of_other_step")
+            return
+        wants_row = message.step == self._next_step - 1 and self._position == self._total
+        size = message.count * self.request.hidden_size * DTYPE_BYTES[path.dtype]
+        if message.count != (1 if wants_row else 0) or len(payload) != size or message.dtype != path.dtype:
+            self._avoid_nodes.add(sender)
+            self._recover(PeerError(sender, "sent an output of the wrong size"), now)
+            return
+        del self._in_flight[expected]
+        self.times = message.times
+        if wants_row:
+            self._sampling = True
+            self._effects.append(Sample(payload, path.dtype))
+        else:
+            self._restart_deadline(now)
+            self._fill(now)
+
+    def busy(self, sender: NodeId, message: Busy, now: float) -> None:
+        if message.epoch == self.epoch and sender in self.hop_nodes:
+            self._restart_deadline(now)
+
+    def sampled(
+        self, tokens: Sequence[int], logprobs: Sequence[object], next_hidden: bytes, now: float
+    ) -> None:
+        """Accept tokens. They are never sampled again, whatever happens to the path from here on."""
+        self._sampling = False
+        if self._state is State.ENDED:
+            return
+        self._fruitless = 0
+        self._avoid_nodes.clear()
+        self._avoid_edges.clear()
+        reason = ""
+        taken = 0
+        for token in tokens:
+            if token in self.request.stop_ids:
+                reason = "stop"
+                break
+            self.accepted.append(token)
+            taken += 1
+            if len(self.accepted) >= self.request.limit:
+                reason = "length"
+                break
+        if taken:
+            self._effects.append(Emit(tuple(tokens[:taken]), tuple(logprobs[:taken])))
+        if reason:
+            self._end()
+            self._effects.append(Finish(reason))
+        elif self._state is State.RUNNING:
+            self._send_step(1, next_hidden, now)
+        elif self._state is State.FINDING:
+            self._effects.append(self._find_path())
+
+    def sample_failed(self, error: SwarmError, now: float) -> None:
+        """The output could not be used: NaN, or a size that passed no check here."""
+        self._sampling = False
+        if self._state is State.RUNNING and self.path is not None:
+            self._avoid_nodes.add(self.path.hops[-1].node)
+            self._recover(error, now)
+        elif self._state is State.FINDING:
+            self._effects.append(self._find_path())
+
+    # --- faults and time ---
+
+    def link_down(self, node: NodeId, now: float) -> None:
+        """The link to a node broke or is suspect."""
+        if node in self.hop_nodes and self._state in (State.OPENING, State.RUNNING):
+            self._avoid_nodes.add(node)
+            self._recover(PeerError(node, "the link to it broke"), now)
+
+    def tick(self, now: float) -> None:
+        if self._state is State.ENDED:
+            return
+        if now >= self.request.deadline:
+            waited = f" (last: {self._last_error})" if self._last_error else ""
+            self._fail(
+                DeadlineError(f"The request's deadline passed before its answer was complete{waited}.")
+            )
+        elif self._state is State.WAITING and now >= self._retry_at:
+            self._find(now)
+        elif self._state is State.OPENING and now >= self._open_until and self.path is not None:
+            late = [self.path.hops[index].node for index in self._unopened]
+            self._avoid_nodes.update(late)
+            self._recover(StepTimeoutError(late[0], "did not answer OpenSession in time"), now)
+        elif self._state is State.RUNNING and self.path is not None and self._late(now):
+            self._avoid_nodes.update(self.hop_nodes - {self.request.origin})
+            self._recover(
+                StepTimeoutError(self.path.hops[-1].node, "its path did not answer a step in time"), now
+            )
+
+    def cancel(self) -> None:
+        """The client is gone, or has enough: free every hop."""
+        if self._state is not State.ENDED:
+            self._end()
+
+    # --- inside ---
+
+    @property
+    def _total(self) -> int:
+        return len(self.request.prompt) + len(self.accepted)
+
+    def _hop(self, index: int) -> Hop | None:
+        return self.path.hops[index] if self.path and 0 <= index < len(self.path.hops) else None
+
+    def _late(self, now: float) -> bool:
+        return bool(self._in_flight) and now >= next(iter(self._in_flight.values())).until
+
+    def _drop(self, reason: str) -> None:
+        self.dropped[reason] = self.dropped.get(reason, 0) + 1
+
+    def _find_path(self) -> FindPath:
+        self._attempt += 1
+        return FindPath(frozenset(self._avoid_nodes), frozenset(self._avoid_edges), self._attempt)
+
+    def _find(self, now: float) -> None:
+        self._state = State.FINDING
+        self._retry_at = now
+        if not self._sampling:
+            self._effects.append(self._find_path())
+
+    def _wait(self, now: float) -> None:
+        if not self._ready and now >= self.request.admission_until:
+            self._fail(self._last_error or OverloadedError("No path became free in time."))
+            return
+        self._state = State.WAITING
+        self._retry_at = now + RETRY_SECONDS
+
+    def _recover(self, error: SwarmError, now: float, *, fruitless: bool = True) -> None:
+        self._last_error = error
+        self._release_hops()
+        if self._ready:
+            self.recoveries += 1
+        if fruitless:
+            self._fruitless += 1
+        if self._fruitless > MAX_FRUITLESS_RECOVERIES:
+            self._fail(error)
+            return
+        self._find(now)
+
+    def _release_hops(self) -> None:
+        for node in sorted(self.hop_nodes):
+            self._effects.append(
+                Send(node, CloseSession(self.request.origin, self.request.session, self.epoch))
+            )
+        self.path = None
+        self._in_flight.clear()
+        self._embedding = False
+
+    def _end(self) -> None:
+        self._release_hops()
+        self._state = State.ENDED
+
+    def _fail(self, error: SwarmError) -> None:
+        self._end()
+        self._effects.append(Fail(error))
+
+    def _chunk(self) -> int:
+        return min(self._engine.prefill_chunk, self._total - self._position)
+
+    def _fill(self, now: float) -> None:
+        """Ask for the next chunk's embeddings while the window has room."""
+        if (
+            self._embedding
+            or self._position >= self._total
+            or len(self._in_flight) >= self._engine.prefill_window
+        ):
+            return
+        if self.path is None:
+            return
+        self._embedding = True
+        prompt = self.request.prompt
+        start, end = self._position, self._position + self._chunk()
+        tokens = [*prompt[start:end], *self.accepted[max(0, start - len(prompt)) : max(0, end - len(prompt))]]
+        self._effects.append(Embed(self.epoch, tokens, self.path.dtype))
+
+    def _send_step(self, count: int, hidden: bytes, now: float) -> None:
+        if self.path is None:
+            return
+        last = self._position + count == self._total
+        step = Step(
+            self.request.origin,
+            self.request.session,
+            self.epoch,
+            self._next_step,
+            self._position,
+            count,
+            self.request.hidden_size,
+            self.path.dtype,  # type: ignore[arg-type]  # checked where records are read
+            "last" if last else "none",
+        )
+        self._effects.append(Send(self.path.hops[0].node, step, hidden))
+        self._in_flight[self._next_step] = _Waiting(count, now + self._patience(count))
+        self._next_step += 1
+        self._position += count
+
+    def _patience(self, count: int) -> float:
+        predicted = (self.path.step_seconds if self.path else 0.0) * max(1.0, count / ROWS_PER_DECODE_TIME)
+        return max(self._settings.step_min_seconds, self._settings.step_factor * predicted)
+
+    def _restart_deadline(self, now: float) -> None:
+        """The oldest step under way moves: its path gets the whole time again."""
+        for step, waiting in list(self._in_flight.items())[:1]:
+            self._in_flight[step] = _Waiting(waiting.count, now + self._patience(waiting.count))

@@ -1,0 +1,292 @@
+"""A small world for the session rules: one origin, hops on a virtual clock, and an engine that is only a hash.
+
+A hop's KV is the list of what it was fed. The "model" samples the hash of the last hop's whole KV, so that one token
+lost, doubled or left over from another epoch changes everything that follows.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import itertools
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import pytest
+
+from swarm.config import EngineSettings, SessionSettings
+from swarm.errors import NoPathError, ProtocolError, SwarmError
+from swarm.protocol.messages import CloseSession, Hop, Opened, OpenSession, Output, Refused, Step
+from swarm.sessions.effects import ChosenPath, Embed, Emit, Fail, FindPath, Finish, Ready, Sample, Send
+from swarm.sessions.hop import Admit, HopKey, HopSessions, Run
+from swarm.sessions.origin import OriginSession, Request
+from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
+
+MODEL = ModelId("org/hash", "0" * 64)
+HIDDEN = 2
+DTYPE = "bfloat16"
+ORIGIN = NodeId("origin")
+LAYERS = 6
+
+
+def embed(token: int) -> bytes:
+    return token.to_bytes(HIDDEN * 2, "big")
+
+
+def next_token(kv: bytes) -> int:
+    return int.from_bytes(hashlib.sha256(kv).digest()[:2], "big")
+
+
+def text_of(prompt: tuple[int, ...], count: int) -> list[int]:
+    """What an undisturbed answer is."""
+    kv = b"".join(embed(token) for token in prompt)
+    answer = []
+    for _ in range(count):
+        answer.append(next_token(kv))
+        kv += embed(answer[-1])
+    return answer
+
+
+@dataclass
+class FakeHop:
+    """A node that holds one span: the real rules, and a KV of bytes for each session."""
+
+    node: NodeId
+    span: LayerSpan
+    boot: BootId = BootId(b"boot0000")
+    alive: bool = True
+    kv: dict[HopKey, bytes] = field(default_factory=dict)
+    sessions: HopSessions = None  # type: ignore[assignment]
+    started: int = 0
+
+    def start(self) -> None:
+        self.started += 1
+        self.boot = BootId(b"boot%04d" % self.started)
+        self.alive = True
+        self.kv = {}
+        self.sessions = HopSessions(node=self.node, boot=self.boot, lease_seconds=12.0, max_per_origin=64)
+
+
+class World:
+    """Delivers messages after a random delay, in order on each link; ``at`` runs faults at chosen times."""
+
+    def __init__(self, seed: int, spans: dict[str, LayerSpan], *, delay: float = 0.01) -> None:
+        self.rng = random.Random(seed)
+        self.now = 0.0
+        self.delay = delay
+        self.hops = {NodeId(name): FakeHop(NodeId(name), span) for name, span in spans.items()}
+        for hop in self.hops.values():
+            hop.start()
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
+        self._count = itertools.count()
+        self._busy_until: dict[tuple[NodeId, NodeId], float] = {}
+        self.emitted: list[int] = []
+        self.finish: str | None = None
+        self.error: SwarmError | None = None
+        self.ready = False
+        self.violations: list[str] = []
+        self.boundary_lengths: list[set[int]] = []
+
+    # --- running ---
+
+    def ask(self, prompt: tuple[int, ...], max_tokens: int, **more: object) -> OriginSession:
+        request = Request(
+            origin=ORIGIN,
+            session=SessionId(bytes(16)),
+            model=MODEL,
+            prompt=prompt,
+            max_tokens=max_tokens,
+            context_tokens=4096,
+            hidden_size=HIDDEN,
+            stop_ids=frozenset(more.pop("stop_ids", ())),  # type: ignore[call-overload]
+            deadline=float(more.pop("deadline", 120.0)),  # type: ignore[arg-type]
+            admission_until=float(more.pop("admission", 10.0)),  # type: ignore[arg-type]
+        )
+        self.core = OriginSession(
+            request, SessionSettings(), EngineSettings(prefill_chunk=4, prefill_window=3), self.now
+        )
+        self.pump()
+        return self.core
+
+    def at(self, time: float, action: Callable[[], None]) -> None:
+        heapq.heappush(self._events, (time, next(self._count), action))
+
+    def run(self, until: float = 200.0) -> None:
+        while self._events and not self.core.ended:
+            wakeup = self.core.wakeup()
+            time, _, action = self._events[0]
+            if wakeup is not None and wakeup < time:
+                self.now = max(self.now, wakeup)
+                self.core.tick(self.now)
+                self.pump()
+                continue
+            heapq.heappop(self._events)
+            self.now = max(self.now, time)
+            if self.now > until:
+                break
+            action()
+            self.pump()
+        while not self.core.ended and (wakeup := self.core.wakeup()) is not None and wakeup <= until:
+            self.now = max(self.now, wakeup)
+            self.core.tick(self.now)
+            self.pump()
+            if self._events:
+                self.run(until)
+
+    def send(self, sender: NodeId, receiver: NodeId, action: Callable[[], None]) -> None:
+        """Links keep their order, as TCP does."""
+        link = (sender, receiver)
+        arrival = max(self.now + self.delay * (0.5 + self.rng.random()), self._busy_until.get(link, 0.0))
+        self._busy_until[link] = arrival
+        self.at(arrival, action)
+
+    # --- the origin's driver ---
+
+    def pump(self) -> None:
+        while effects := self.core.effects():
+            for effect in effects:
+                self._carry_out(effect)
+
+    def _carry_out(self, effect: object) -> None:
+        if isinstance(effect, FindPath):
+            try:
+                path = self.find_path(effect)
+            except NoPathError as exc:
+                self.core.path_missing(exc, self.now)
+            else:
+                self.core.path_found(path, self.now)
+        elif isinstance(effect, Send):
+            node, message, payload = effect.node, effect.message, effect.payload
+            self.send(ORIGIN, node, lambda: self.deliver(ORIGIN, node, message, payload))
+        elif isinstance(effect, Embed):
+            hidden, epoch = b"".join(embed(token) for token in effect.tokens), effect.epoch
+            self.at(self.now + 0.001, lambda: self.core.embedded(epoch, hidden, self.now))
+        elif isinstance(effect, Sample):
+            token = int.from_bytes(bytes(effect.hidden), "big")
+            self.at(self.now + 0.001, lambda: self.core.sampled((token,), (None,), embed(token), self.now))
+        elif isinstance(effect, Emit):
+            self.emitted.extend(effect.tokens)
+        elif isinstance(effect, Ready):
+            self.ready = True
+        elif isinstance(effect, Finish):
+            self.finish = effect.reason
+        elif isinstance(effect, Fail):
+            self.error = effect.error
+
+    def find_path(self, wish: FindPath) -> ChosenPath:
+        hops, layer = [], 0
+        while layer < LAYERS:
+            fitting = [
+                h
+                for h in self.hops.values()
+                if h.alive and layer in h.span and h.node not in wish.avoid_nodes
+            ]
+            if not fitting:
+                raise NoPathError(MODEL.name, [LayerSpan(layer, LAYERS)])
+            chosen = self.rng.choice(fitting)
+            hops.append(Hop(chosen.node, chosen.boot, LayerSpan(layer, chosen.span.end)))
+            layer = chosen.span.end
+        return ChosenPath(tuple(hops), DTYPE, 0.01)
+
+    # --- hops ---
+
+    def deliver(self, sender: NodeId, receiver: NodeId, message: object, payload: bytes = b"") -> None:
+        hop = self.hops[receiver]
+        if not hop.alive:
+            return
+        try:
+            if isinstance(message, OpenSession):
+                self._open(hop, sender, message)
+            elif isinstance(message, Step):
+                decision = hop.sessions.step(sender, message, self.now)
+                if isinstance(decision, Run):
+                    self._compute(hop, decision, payload)
+            elif isinstance(message, CloseSession):
+                for key in hop.sessions.close(sender, message):
+                    hop.kv.pop(key, None)
+        except ProtocolError as exc:
+            self.violations.append(str(exc))
+
+    def _open(self, hop: FakeHop, sender: NodeId, message: OpenSession) -> None:
+        decision = hop.sessions.open(sender, message)
+        answer: object = decision
+        if isinstance(decision, Admit):
+            hop.kv[decision.key] = hop.kv.get(decision.key, b"")[: decision.keep * HIDDEN * 2]
+            answer = hop.sessions.admitted(decision, message, self.now)
+        if isinstance(answer, Opened | Refused):
+            self.to_origin(hop, answer)
+
+    def _compute(self, hop: FakeHop, run: Run, payload: bytes) -> None:
+        session, step = run.session, run.step
+        boot = hop.boot
+
+        def done() -> None:
+            if not hop.alive or hop.boot != boot:
+                return
+            kept = hop.kv.get(session.key, b"")[: step.position * HIDDEN * 2]
+            kv = hop.kv[session.key] = kept + payload
+            found = hop.sessions.finished(session.key, step.epoch, step.step)
+            if found is None:
+                return
+            if session.is_last:
+                rows = embed(next_token(kv)) if step.rows == "last" else b""
+                count = 1 if step.rows == "last" else 0
+                self.to_origin(
+                    hop,
+                    Output(
+                        step.origin, step.session, step.epoch, step.step, step.position, count, HIDDEN, DTYPE
+                    ),
+                    rows,
+                )
+            else:
+                after = session.downstream
+                onward = Step(
+                    step.origin, step.session, step.epoch, step.step, step.position, step.count, HIDDEN, DTYPE,
+                    step.rows, (), 0, session.key.index + 1,
+                )  # fmt: skip
+                self.send(hop.node, after, lambda: self.deliver(hop.node, after, onward, payload))
+
+        self.at(self.now + 0.002, done)
+
+    def to_origin(self, hop: FakeHop, message: object, payload: bytes = b"") -> None:
+        def arrive() -> None:
+            if isinstance(message, Opened):
+                self.core.opened(hop.node, message, self.now)
+            elif isinstance(message, Refused):
+                self.core.refused(hop.node, message, self.now)
+            elif isinstance(message, Output):
+                self.core.output(hop.node, message, payload, self.now)
+
+        self.send(hop.node, ORIGIN, arrive)
+
+    # --- faults ---
+
+    def kill(self, name: str, *, notice: float | None = 0.004) -> None:
+        """End a node; the origin's link breaks after ``notice`` seconds (None: it never hears of it)."""
+        hop = self.hops[NodeId(name)]
+        if not hop.alive:
+            return
+        hop.alive = False
+        hop.kv = {}
+        if notice is not None:
+            self.at(self.now + notice, lambda: self.core.link_down(hop.node, self.now))
+
+    def start(self, name: str) -> None:
+        hop = self.hops[NodeId(name)]
+        if not hop.alive:
+            hop.start()
+            self.core.view_changed(self.now)
+
+    def sessions_open(self) -> int:
+        return sum(len(hop.sessions) for hop in self.hops.values() if hop.alive)
+
+
+@pytest.fixture
+def world() -> type[World]:
+    return World
+
+
+@pytest.fixture
+def undisturbed() -> Callable[[tuple[int, ...], int], list[int]]:
+    return text_of
