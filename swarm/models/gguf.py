@@ -150,7 +150,9 @@ def _clean_json(folder: Path) -> None:
         path = folder / name
         if path.exists():
             kept = {k: v for k, v in json.loads(path.read_bytes()).items() if k not in _NOT_OF_THE_MODEL}
-            path.write_text(json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n")
+            path.write_text(
+                json.dumps(kept, indent=2, sort_keys=True, ensure_ascii=False) + "\n", "utf-8", newline="\n"
+            )
 
 
 def _commit(partial: Path, target: Path) -> None:

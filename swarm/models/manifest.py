@@ -1,0 +1,223 @@
+"""Which weight files make up a model, and which bytes of them are which tensor. Reads no file itself.
+
+The digest is computed from every file's name, size and SHA-256, so a node that holds a few of the files and
+knows the rest by hearsay (the hub's listing, a stored manifest) names the model as one that holds them all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from swarm.errors import ModelError
+from swarm.types import LayerSpan
+
+MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+MAX_HEADER_BYTES = 100_000_000
+"""The safetensors format's own limit."""
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*(/[A-Za-z0-9][A-Za-z0-9._-]*)?\Z")
+_MAX_NAME = 200
+_SHA256 = re.compile(r"[0-9a-f]{64}\Z")
+_DEVICE = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|\Z)", re.IGNORECASE)
+_LAYER = re.compile(r"(?:^|\.)(?:layers|h|blocks)\.(\d+)\.")
+_NO_DECODER = re.compile(
+    r"(?:^|\.)(?:mtp|vision\w*|visual|audio\w*|image\w*|multi_modal_projector|embed_(?:vision|audio))\."
+)
+_BITS = {
+    "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
+}  # fmt: skip
+
+
+class FileEntry(msgspec.Struct, frozen=True, order=True):
+    """One safetensors file of a model: its name in the folder ('/' between parts), bytes, and SHA-256 in hex."""
+
+    name: str
+    size: int
+    sha256: str
+
+    def __post_init__(self) -> None:
+        check_name(self.name)
+        if self.size < 0 or not _SHA256.match(self.sha256):
+            raise ModelError(f"the manifest's entry for {self.name} has no valid size and SHA-256")
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """Where a tensor lies: bytes ``start`` up to ``end`` of ``file``, counted from the file's beginning."""
+
+    file: str
+    dtype: str
+    """In safetensors' words: BF16, F16, F32, U8, …"""
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+    @property
+    def octets(self) -> int:
+        return self.end - self.start
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """Every weight file of a model, and the tensors of those that are on this disk."""
+
+    files: tuple[FileEntry, ...]
+    weight_map: Mapping[str, str]
+    """Name of each tensor of the model -> name of the file that holds it."""
+    tensors: Mapping[str, TensorInfo] = field(default_factory=lambda: MappingProxyType({}))
+    """Tensors of the files that are on this disk; all of ``weight_map``'s when every file is."""
+
+    @property
+    def digest(self) -> str:
+        """64 hex digits that name these weights: equal exactly when all names, sizes and SHA-256s are."""
+        return digest_of(self.files)
+
+    def files_for(self, span: LayerSpan | None, *, ends: bool) -> frozenset[str]:
+        """Return the names of the files that hold the span's layers and, with ``ends``, embedding, norm and head."""
+        return frozenset(file for name, file in self.weight_map.items() if _wanted(name, span, ends))
+
+    def layer_bytes(self, layer: int) -> int:
+        """Return the weight bytes of one decoder layer; raises ModelError when a file of it is not here."""
+        return self._bytes(LayerSpan(layer, layer + 1), ends=False)
+
+    def end_bytes(self) -> int:
+        """Return the weight bytes of embedding, final norm and head; raises ModelError as layer_bytes does."""
+        return self._bytes(None, ends=True)
+
+    def _bytes(self, span: LayerSpan | None, *, ends: bool) -> int:
+        names = [name for name in self.weight_map if _wanted(name, span, ends)]
+        if absent := next((name for name in names if name not in self.tensors), None):
+            raise ModelError(f"{self.weight_map[absent]}, which holds {absent}, is not on this disk")
+        return sum(self.tensors[name].octets for name in names)
+
+
+def digest_of(files: Iterable[FileEntry]) -> str:
+    """Return the SHA-256 (hex) over the canonical listing: one line ``name TAB size TAB sha256`` each, sorted."""
+    listing = "".join(f"{entry.name}\t{entry.size}\t{entry.sha256}\n" for entry in sorted(files))
+    return hashlib.sha256(b"swarm-manifest/1\n" + listing.encode()).hexdigest()
+
+
+def check_name(name: str) -> str:
+    """Return ``name`` if it may name a file of a model on every platform; raises ModelError otherwise."""
+    parts = name.split("/")
+    if (
+        len(name) > _MAX_NAME
+        or not _NAME.match(name)
+        or any(_DEVICE.match(part) or part.endswith(".") for part in parts)
+    ):
+        raise ModelError(
+            f"{name[:80]!r} can't name a file of a model: letters, digits, '.', '_' and '-', at most one '/', "
+            "no device names of Windows"
+        )
+    return name
+
+
+def layer_of(tensor: str) -> int | None:
+    """Return the decoder layer a tensor belongs to; None for embedding, norm, head and other towers."""
+    if _NO_DECODER.search(tensor):
+        return None
+    match = _LAYER.search(tensor)
+    return int(match[1]) if match else None
+
+
+def _wanted(tensor: str, span: LayerSpan | None, ends: bool) -> bool:
+    if _NO_DECODER.search(tensor):
+        return False
+    layer = layer_of(tensor)
+    return ends if layer is None else span is not None and layer in span
+
+
+# --- the files' own formats ---------------------------------------------------------------------------------
+
+
+def parse_index(text: bytes) -> dict[str, str]:
+    """Read model.safetensors.index.json: tensor name -> file name. Raises ModelError."""
+    data = _json_object(text, "model.safetensors.index.json")
+    found = data.get("weight_map")
+    if not isinstance(found, dict) or not found or not all(isinstance(v, str) for v in found.values()):
+        raise ModelError("model.safetensors.index.json has no weight_map")
+    for file in set(found.values()):
+        check_name(file)
+        if not file.endswith(".safetensors"):
+            raise ModelError(
+                f"model.safetensors.index.json names {file[:80]}, which is not a safetensors file"
+            )
+    return found
+
+
+def parse_header(file: str, header: bytes, file_size: int) -> dict[str, TensorInfo]:
+    """Read the JSON header of a safetensors file of ``file_size`` bytes; the data lies behind it without holes.
+
+    Raises ModelError when a tensor's range does not fit its shape, or the file is shorter than its header says.
+    """
+    data = _json_object(header, file)
+    data.pop("__metadata__", None)
+    begin = 8 + len(header)
+    tensors = {name: _tensor(file, name, entry, begin) for name, entry in data.items()}
+    reached = begin
+    for name, tensor in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if tensor.start != reached:
+            raise ModelError(f"{file} is damaged: {name[:80]} does not start where the tensor before it ends")
+        reached = tensor.end
+    if reached != file_size:
+        raise ModelError(f"{file} is damaged or cut short: {file_size} bytes, its header says {reached}")
+    return tensors
+
+
+def _tensor(file: str, name: str, entry: object, begin: int) -> TensorInfo:
+    if isinstance(entry, dict):
+        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
+        if dtype in _BITS and _sizes(shape) and _sizes(offsets) and len(offsets) == 2:
+            if math.prod(shape) * _BITS[dtype] == (offsets[1] - offsets[0]) * 8:
+                return TensorInfo(file, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
+    raise ModelError(f"{file} is damaged: the header's entry for {name[:80]} does not describe a tensor")
+
+
+def _sizes(value: Any) -> bool:
+    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**53 for v in value)
+
+
+def encode_files(files: Iterable[FileEntry], *, revision: str = "") -> bytes:
+    """Write the listing of a model's files as it is stored beside them (swarm-manifest.json)."""
+    document = _Stored(format=1, revision=revision, files=tuple(sorted(files)))
+    return msgspec.json.format(msgspec.json.encode(document), indent=1)
+
+
+def decode_files(text: bytes) -> tuple[tuple[FileEntry, ...], str]:
+    """Read what encode_files wrote: the files and the hub's revision. Raises ModelError."""
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise ModelError(f"a manifest of {len(text)} bytes is larger than the limit of {MAX_MANIFEST_BYTES}")
+    try:
+        stored = msgspec.json.decode(text, type=_Stored)
+    except msgspec.MsgspecError as exc:
+        raise ModelError(f"the stored manifest can't be read: {exc}") from exc
+    if len({entry.name.lower() for entry in stored.files}) != len(stored.files):
+        raise ModelError("the stored manifest names one file twice")
+    return stored.files, stored.revision
+
+
+class _Stored(msgspec.Struct, frozen=True):
+    format: int
+    revision: str
+    files: tuple[FileEntry, ...]
+
+
+def _json_object(text: bytes, file: str) -> dict[str, Any]:
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise ModelError(f"{file} is damaged: {exc}") from exc
+    if not isinstance(data, dict):
+        raise ModelError(f"{file} is damaged: it does not hold a JSON object")
+    return data
