@@ -78,12 +78,10 @@ def _from_environment(environ: Mapping[str, str]) -> dict[str, _Given]:
 
 def _from_flags(overrides: Mapping[str, object]) -> dict[str, _Given]:
     names = flat_names()
-    found: dict[str, _Given] = {}
+    found = {}
     for flat, value in overrides.items():
         label = "--" + flat.replace("_", "-")
         knob = knobs_of(Config)[names[flat]]
-        if knob.name in found:
-            raise ConfigError(f"{label} and {found[knob.name].label} mean the same; give one of them")
         found[knob.name] = _Given(knob, value, label, label)
     return found
 

@@ -107,8 +107,6 @@ def test_an_error_names_the_key_and_what_is_expected(toml: str, words: list[str]
 def test_an_error_of_a_flag_names_the_flag() -> None:
     with pytest.raises(ConfigError, match=r"--private-layers: 'x'"):
         load_config(None, {}, {"private_layers": "x"})
-    with pytest.raises(ConfigError, match=r"--openai-port and --api mean the same"):
-        load_config(None, {}, {"api": "1", "openai_port": "1"})
 
 
 def test_a_wrong_api_key_is_not_quoted() -> None:
