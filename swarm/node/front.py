@@ -26,7 +26,7 @@ class ServedModel:
     """Unix seconds when this process first saw it."""
     missing: tuple[LayerSpan, ...] = ()
     problem: str = ""
-    """Why this door can't serve it although no layer is missing (its ends are not on disk), or empty."""
+    """Why this door can't serve it although no layer is missing, or empty."""
 
     @property
     def servable(self) -> bool:

@@ -122,7 +122,7 @@ class RunningGeneration:
             self.core.output(sender, message, payload, now)
             self._stats.hop_compute_seconds = [time.compute_microseconds / 1e6 for time in message.times]
         elif isinstance(message, Opened):
-            self.core.opened(sender, message, now)
+            self.core.opened(sender, message)
         elif isinstance(message, Refused):
             self.core.refused(sender, message, now)
         elif isinstance(message, Busy):

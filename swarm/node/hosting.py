@@ -130,7 +130,8 @@ class Hosting:
                 self._on_change()
                 self._announce(
                     f"Ready: {span.described()} of {local.spec.layers} of {local.id}, "
-                    f"{stage.weight_bytes / 2**20:.0f} MiB, {stage.seconds_per_layer * 1e3:.2f} ms a layer and token"
+                    f"{stage.weight_bytes / 2**20:.0f} MiB, "
+                    f"{stage.seconds_per_layer * 1e3:.2f} ms a layer and token"
                 )
             if self._ends_wanted:
                 await self.need_ends(local)
@@ -148,7 +149,7 @@ class Hosting:
         if isinstance(wanted, LayerSpan):
             if wanted.end > layers:
                 raise ModelError(
-                    f"{local.id.name} has {layers} layers; {wanted} asks for more. Use --layers 0:{layers}"
+                    f"{local.id.name} has {layers} layers: --layers must end at {layers} or before"
                 )
             return wanted
         span = choose_span(self._view(), local.id, layers)

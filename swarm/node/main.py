@@ -30,7 +30,7 @@ async def run_node(
 ) -> None:
     """Run a node until SIGINT or SIGTERM. Raises SwarmError when it can't start or go on.
 
-    ``open_front_door`` is called when the settings ask for a door; callers bring it, since nodes know no HTTP.
+    ``open_front_door`` is called when the settings ask for a door; callers bring it: nodes know no HTTP.
     """
     node = Node(config, keystore, identity, announce, progress)
     loop = asyncio.get_running_loop()

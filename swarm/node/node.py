@@ -74,6 +74,7 @@ class Node:
         self._down: set[NodeId] = set()
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
+        self._linked = asyncio.Event()
         self._failure: SwarmError | None = None
         self._view: SwarmView | None = None
         self._view_until = 0.0
@@ -231,7 +232,7 @@ class Node:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _report_load(self) -> None:
-        """Tell the swarm how busy this node is; the membership paces what is really sent."""
+        """Say how busy this node is; the membership paces what is really sent."""
         process = psutil.Process()
         before, at = 0, self._clock()
         while True:
@@ -252,16 +253,15 @@ class Node:
             await asyncio.sleep(LOAD_SECONDS)
 
     async def _joined(self) -> None:
-        """Wait until a member is linked and its view is here; a node that starts a swarm waits for nothing."""
+        """Wait until a member is linked and its view is here; who starts a swarm waits for nothing."""
         if not self._config.node.bootstrap:
             return
-        give_up = self._clock() + JOIN_SECONDS
-        while not self._network.links() and self._clock() < give_up:
-            await asyncio.sleep(0.05)
-        if not self._network.links():
+        try:
+            await asyncio.wait_for(self._linked.wait(), JOIN_SECONDS)
+        except TimeoutError:
             self._announce("No member could be reached yet; going on trying.")
-            return
-        await asyncio.sleep(SYNC_SECONDS)
+        else:
+            await asyncio.sleep(SYNC_SECONDS)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         """Run short-lived work as a child of the node; it ends with the node at the latest."""
@@ -330,6 +330,7 @@ class Node:
         self._view = None
         if up:
             self._down.discard(node)
+            self._linked.set()
             self._origin.view_changed()
         else:
             self._down.add(node)
@@ -337,8 +338,8 @@ class Node:
 
     def _duplicate(self, detail: str) -> None:
         self._failure = ConfigError(
-            f"This node's identity runs elsewhere too: {detail}. A state folder may not be copied; give this one its own "
-            "with --state."
+            f"This node's identity runs elsewhere too: {detail}. A state folder may not be copied; "
+            "give this one its own with --state."
         )
         self.stop()
 
@@ -369,7 +370,7 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
 
 
 def own_addresses(bound: Address) -> tuple[Address, ...]:
-    """Addresses others may reach this node by: the bound one, or those of every interface for a wildcard bind."""
+    """Where others may reach this node: the bound address, or every interface's for a wildcard bind."""
     if bound.host not in ("0.0.0.0", "::", ""):
         return (bound,)
     hosts = [

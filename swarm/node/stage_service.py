@@ -280,7 +280,7 @@ def _forward(
         step.rows,
         times,
         step.fill_until,
-        session.key.index + 1,
+        session.key.place + 1,
     )
 
 

@@ -1,1 +1,1 @@
-"""The rules of one answer's life, for its origin and for a hop, as pure state machines. No clock, no socket."""
+"""The rules of one answer's life, for its origin and for a hop, as pure machines. No clocks or sockets."""

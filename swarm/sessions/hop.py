@@ -34,7 +34,7 @@ class HopKey(NamedTuple):
 
     origin: NodeId
     session: SessionId
-    index: int
+    place: int
 
 
 @dataclass(slots=True)
@@ -56,19 +56,19 @@ class HopSession:
 
     @property
     def hop(self) -> Hop:
-        return self.hops[self.key.index]
+        return self.hops[self.key.place]
 
     @property
     def is_last(self) -> bool:
-        return self.key.index == len(self.hops) - 1
+        return self.key.place == len(self.hops) - 1
 
     @property
     def upstream(self) -> NodeId:
-        return self.key.origin if self.key.index == 0 else self.hops[self.key.index - 1].node
+        return self.key.origin if self.key.place == 0 else self.hops[self.key.place - 1].node
 
     @property
     def downstream(self) -> NodeId:
-        return self.key.origin if self.is_last else self.hops[self.key.index + 1].node
+        return self.key.origin if self.is_last else self.hops[self.key.place + 1].node
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 from swarm.config import EngineSettings, SessionSettings
-from swarm.errors import DeadlineError, NoPathError, OverloadedError, PeerError, StepTimeoutError, SwarmError
+from swarm.errors import DeadlineError, OverloadedError, PeerError, StepTimeoutError, SwarmError
 from swarm.protocol.messages import (
     Busy,
     CloseSession,
@@ -26,24 +26,21 @@ from swarm.protocol.messages import (
 )
 from swarm.sessions.effects import (
     ChosenPath,
-    Edge,
     Effect,
     Embed,
     Emit,
     Fail,
-    FindPath,
     Finish,
     Ready,
     Sample,
     Send,
     Shun,
 )
+from swarm.sessions.search import PathSearch
+from swarm.sessions.window import StepWindow
 from swarm.types import DTYPE_BYTES, ModelId, NodeId, SessionId
 
-MAX_FRUITLESS_RECOVERIES = 3
 RETRY_SECONDS = 0.25
-ROWS_PER_DECODE_TIME = 4
-"""A prefill chunk is predicted to take a decode step's time for each so many of its tokens."""
 
 
 class State(Enum):
@@ -76,14 +73,6 @@ class Request:
         return min(self.max_tokens, self.context_tokens - len(self.prompt))
 
 
-@dataclass(frozen=True, slots=True)
-class _Waiting:
-    """A step under way: how many tokens it has, and when its path is given up."""
-
-    count: int
-    until: float
-
-
 class OriginSession:
     """Drives one answer from the first path to the last token, over as many paths as that takes."""
 
@@ -104,17 +93,12 @@ class OriginSession:
         self._effects: list[Effect] = []
         self._state = State.FINDING
         self._ready = False
-        self._avoid_nodes: set[NodeId] = set()
-        self._avoid_edges: set[Edge] = set()
-        self._attempt = 0
-        self._fruitless = 0
-        self._last_error: SwarmError | None = None
+        self._search = PathSearch()
         self._unopened: dict[int, int] = {}
         self._open_until = 0.0
         self._retry_at = 0.0
         self._position = 0
-        self._next_step = 0
-        self._in_flight: dict[int, _Waiting] = {}
+        self._window = self._new_window(0.0)
         self._embedding = False
         self._sampling = False
         self._hits: list[int] = []
@@ -141,8 +125,8 @@ class OriginSession:
             times.append(self._open_until)
         elif self._state is State.WAITING:
             times.append(self._retry_at)
-        elif self._state is State.RUNNING and self._in_flight:
-            times.append(next(iter(self._in_flight.values())).until)
+        elif self._state is State.RUNNING and self._window.deadline is not None:
+            times.append(self._window.deadline)
         return None if self._state is State.ENDED else min(times)
 
     # --- path and admission ---
@@ -178,22 +162,20 @@ class OriginSession:
         """No path avoids what failed: wait for room or for a node, or give up where neither may come."""
         if self._state is not State.FINDING:
             return
-        avoided = bool(self._avoid_nodes or self._avoid_edges)
-        if not (avoided or self._ready or isinstance(self._last_error, OverloadedError)):
+        if not (self._search.missing(error) or self._ready or self._search.waits_for_room):
             self._fail(error)
-            return
-        self._avoid_nodes.clear()
-        self._avoid_edges.clear()
-        if isinstance(error, NoPathError) and not avoided:
-            self._last_error = error
-        self._wait(now)
+        elif not self._ready and now >= self.request.admission_until:
+            self._fail(self._search.last_error or error)
+        else:
+            self._state = State.WAITING
+            self._retry_at = now + RETRY_SECONDS
 
     def view_changed(self, now: float) -> None:
         """Someone came or went: a session that waits for a path asks again at once."""
-        if self._state is State.WAITING and not isinstance(self._last_error, OverloadedError):
+        if self._state is State.WAITING and not self._search.waits_for_room:
             self._find(now)
 
-    def opened(self, sender: NodeId, message: Opened, now: float) -> None:
+    def opened(self, sender: NodeId, message: Opened) -> None:
         hop = self._hop(message.index)
         if (
             self._state is not State.OPENING
@@ -210,12 +192,11 @@ class OriginSession:
             self._state = State.RUNNING
             self._position = min(*self._hits, self._total - 1)
             self.cached_tokens = max(self.cached_tokens, 0 if self._ready else self._position)
-            self._next_step = 0
-            self._in_flight.clear()
+            self._window = self._new_window(self.path.step_seconds if self.path else 0.0)
             if not self._ready:
                 self._ready = True
                 self._effects.append(Ready())
-            self._fill(now)
+            self._fill()
 
     def refused(self, sender: NodeId, message: Refused, now: float) -> None:
         if (
@@ -227,10 +208,10 @@ class OriginSession:
             return
         if message.code == "unreachable" and message.next is not None:
             edge = (sender, message.next)
-            self._avoid_edges.add(edge)
+            self._search.avoid_edge(edge)
             self._effects.append(Shun(edge=edge))
         else:
-            self._avoid_nodes.add(sender)
+            self._search.avoid(sender)
         if message.code == "full":
             retry = max(1, message.retry_milliseconds // 1000)
             error: SwarmError = OverloadedError(
@@ -238,7 +219,7 @@ class OriginSession:
             )
         else:
             error = PeerError(sender, f"refused the session ({message.code}) {message.detail}".rstrip())
-        self._recover(error, now, fruitless=message.code != "full")
+        self._recover(error, now)
 
     # --- steps ---
 
@@ -249,38 +230,36 @@ class OriginSession:
         self._embedding = False
         count = self._chunk()
         self._send_step(count, hidden, now)
-        self._fill(now)
+        self._fill()
 
     def output(self, sender: NodeId, message: Output, payload: memoryview | bytes, now: float) -> None:
-        if message.epoch != self.epoch or self._state is not State.RUNNING or not self._in_flight:
+        if message.epoch != self.epoch or self._state is not State.RUNNING or not self._window:
             self._drop("output_of_old_epoch")
             return
         path = self.path
         if path is None or sender != path.hops[-1].node:
             self._drop("output_of_stranger")
             return
-        expected = next(iter(self._in_flight))
-        if message.step != expected:
+        if message.step != self._window.expected:
             self._drop("output_of_other_step")
             return
-        wants_row = message.step == self._next_step - 1 and self._position == self._total
+        wants_row = message.step == self._window.newest and self._position == self._total
         size = message.count * self.request.hidden_size * DTYPE_BYTES[path.dtype]
         if message.count != (1 if wants_row else 0) or len(payload) != size or message.dtype != path.dtype:
-            self._avoid_nodes.add(sender)
+            self._search.avoid(sender)
             self._recover(PeerError(sender, "sent an output of the wrong size"), now)
             return
-        del self._in_flight[expected]
+        self._window.answered(message.step, now)
         self.times = message.times
         if wants_row:
             self._sampling = True
             self._effects.append(Sample(payload, path.dtype))
         else:
-            self._restart_deadline(now)
-            self._fill(now)
+            self._fill()
 
     def busy(self, sender: NodeId, message: Busy, now: float) -> None:
         if message.epoch == self.epoch and sender in self.hop_nodes:
-            self._restart_deadline(now)
+            self._window.moved(now)
 
     def sampled(
         self, tokens: Sequence[int], logprobs: Sequence[object], next_hidden: bytes, now: float
@@ -289,9 +268,7 @@ class OriginSession:
         self._sampling = False
         if self._state is State.ENDED:
             return
-        self._fruitless = 0
-        self._avoid_nodes.clear()
-        self._avoid_edges.clear()
+        self._search.progressed()
         reason = ""
         taken = 0
         for token in tokens:
@@ -311,30 +288,31 @@ class OriginSession:
         elif self._state is State.RUNNING:
             self._send_step(1, next_hidden, now)
         elif self._state is State.FINDING:
-            self._effects.append(self._find_path())
+            self._effects.append(self._search.wish())
 
     def sample_failed(self, error: SwarmError, now: float) -> None:
         """The output could not be used: NaN, or a size that passed no check here."""
         self._sampling = False
         if self._state is State.RUNNING and self.path is not None:
-            self._avoid_nodes.add(self.path.hops[-1].node)
+            self._search.avoid(self.path.hops[-1].node)
             self._recover(error, now)
         elif self._state is State.FINDING:
-            self._effects.append(self._find_path())
+            self._effects.append(self._search.wish())
 
     # --- faults and time ---
 
     def link_down(self, node: NodeId, now: float) -> None:
         """The link to a node broke or is suspect."""
         if node in self.hop_nodes and self._state in (State.OPENING, State.RUNNING):
-            self._avoid_nodes.add(node)
+            self._search.avoid(node)
             self._recover(PeerError(node, "the link to it broke"), now)
 
     def tick(self, now: float) -> None:
         if self._state is State.ENDED:
             return
         if now >= self.request.deadline:
-            waited = f" (last: {self._last_error})" if self._last_error else ""
+            last = self._search.last_error
+            waited = f" (last: {last})" if last else ""
             self._fail(
                 DeadlineError(f"The request's deadline passed before its answer was complete{waited}.")
             )
@@ -342,10 +320,10 @@ class OriginSession:
             self._find(now)
         elif self._state is State.OPENING and now >= self._open_until and self.path is not None:
             late = [self.path.hops[index].node for index in self._unopened]
-            self._avoid_nodes.update(late)
+            self._search.avoid(*late)
             self._recover(StepTimeoutError(late[0], "did not answer OpenSession in time"), now)
-        elif self._state is State.RUNNING and self.path is not None and self._late(now):
-            self._avoid_nodes.update(self.hop_nodes - {self.request.origin})
+        elif self._state is State.RUNNING and self.path is not None and self._window.late(now):
+            self._search.avoid(*(self.hop_nodes - {self.request.origin}))
             self._recover(
                 StepTimeoutError(self.path.hops[-1].node, "its path did not answer a step in time"), now
             )
@@ -364,40 +342,30 @@ class OriginSession:
     def _hop(self, index: int) -> Hop | None:
         return self.path.hops[index] if self.path and 0 <= index < len(self.path.hops) else None
 
-    def _late(self, now: float) -> bool:
-        return bool(self._in_flight) and now >= next(iter(self._in_flight.values())).until
+    def _new_window(self, step_seconds: float) -> StepWindow:
+        settings = self._settings
+        return StepWindow(
+            step_seconds=step_seconds, min_seconds=settings.step_min_seconds, factor=settings.step_factor
+        )
 
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
-
-    def _find_path(self) -> FindPath:
-        self._attempt += 1
-        return FindPath(frozenset(self._avoid_nodes), frozenset(self._avoid_edges), self._attempt)
 
     def _find(self, now: float) -> None:
         self._state = State.FINDING
         self._retry_at = now
         if not self._sampling:
-            self._effects.append(self._find_path())
+            self._effects.append(self._search.wish())
 
-    def _wait(self, now: float) -> None:
-        if not self._ready and now >= self.request.admission_until:
-            self._fail(self._last_error or OverloadedError("No path became free in time."))
-            return
-        self._state = State.WAITING
-        self._retry_at = now + RETRY_SECONDS
-
-    def _recover(self, error: SwarmError, now: float, *, fruitless: bool = True) -> None:
-        self._last_error = error
+    def _recover(self, error: SwarmError, now: float) -> None:
+        self._search.failed(error)
         self._release_hops()
         if self._ready:
             self.recoveries += 1
-        if fruitless:
-            self._fruitless += 1
-        if self._fruitless > MAX_FRUITLESS_RECOVERIES:
+        if self._search.exhausted:
             self._fail(error)
-            return
-        self._find(now)
+        else:
+            self._find(now)
 
     def _release_hops(self) -> None:
         for node in sorted(self.hop_nodes):
@@ -405,7 +373,6 @@ class OriginSession:
                 Send(node, CloseSession(self.request.origin, self.request.session, self.epoch))
             )
         self.path = None
-        self._in_flight.clear()
         self._embedding = False
 
     def _end(self) -> None:
@@ -419,12 +386,12 @@ class OriginSession:
     def _chunk(self) -> int:
         return min(self._engine.prefill_chunk, self._total - self._position)
 
-    def _fill(self, now: float) -> None:
+    def _fill(self) -> None:
         """Ask for the next chunk's embeddings while the window has room."""
         if (
             self._embedding
             or self._position >= self._total
-            or len(self._in_flight) >= self._engine.prefill_window
+            or len(self._window) >= self._engine.prefill_window
         ):
             return
         if self.path is None:
@@ -443,7 +410,7 @@ class OriginSession:
             self.request.origin,
             self.request.session,
             self.epoch,
-            self._next_step,
+            self._window.sent(count, now),
             self._position,
             count,
             self.request.hidden_size,
@@ -451,15 +418,4 @@ class OriginSession:
             "last" if last else "none",
         )
         self._effects.append(Send(self.path.hops[0].node, step, hidden))
-        self._in_flight[self._next_step] = _Waiting(count, now + self._patience(count))
-        self._next_step += 1
         self._position += count
-
-    def _patience(self, count: int) -> float:
-        predicted = (self.path.step_seconds if self.path else 0.0) * max(1.0, count / ROWS_PER_DECODE_TIME)
-        return max(self._settings.step_min_seconds, self._settings.step_factor * predicted)
-
-    def _restart_deadline(self, now: float) -> None:
-        """The oldest step under way moves: its path gets the whole time again."""
-        for step, waiting in list(self._in_flight.items())[:1]:
-            self._in_flight[step] = _Waiting(waiting.count, now + self._patience(waiting.count))

@@ -1,7 +1,7 @@
-"""A small world for the session rules: one origin, hops on a virtual clock, and an engine that is only a hash.
+"""A small world for the session rules: one origin, hops on a virtual clock, an engine that is only a hash.
 
-A hop's KV is the list of what it was fed. The "model" samples the hash of the last hop's whole KV, so that one token
-lost, doubled or left over from another epoch changes everything that follows.
+A hop's KV is the list of what it was fed. The "model" samples the hash of the last hop's whole KV, so that
+one token lost, doubled or left over from another epoch changes everything that follows.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ HIDDEN = 2
 DTYPE = "bfloat16"
 ORIGIN = NodeId("origin")
 LAYERS = 6
+FIRST_BOOT = BootId(b"boot0000")
 
 
 def embed(token: int) -> bytes:
@@ -54,7 +55,7 @@ class FakeHop:
 
     node: NodeId
     span: LayerSpan
-    boot: BootId = BootId(b"boot0000")
+    boot: BootId = FIRST_BOOT
     alive: bool = True
     kv: dict[HopKey, bytes] = field(default_factory=dict)
     sessions: HopSessions = None  # type: ignore[assignment]
@@ -242,8 +243,8 @@ class World:
             else:
                 after = session.downstream
                 onward = Step(
-                    step.origin, step.session, step.epoch, step.step, step.position, step.count, HIDDEN, DTYPE,
-                    step.rows, (), 0, session.key.index + 1,
+                    step.origin, step.session, step.epoch, step.step, step.position, step.count, HIDDEN,
+                    DTYPE, step.rows, (), 0, session.key.place + 1,
                 )  # fmt: skip
                 self.send(hop.node, after, lambda: self.deliver(hop.node, after, onward, payload))
 
@@ -252,7 +253,7 @@ class World:
     def to_origin(self, hop: FakeHop, message: object, payload: bytes = b"") -> None:
         def arrive() -> None:
             if isinstance(message, Opened):
-                self.core.opened(hop.node, message, self.now)
+                self.core.opened(hop.node, message)
             elif isinstance(message, Refused):
                 self.core.refused(hop.node, message, self.now)
             elif isinstance(message, Output):

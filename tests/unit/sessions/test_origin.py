@@ -118,7 +118,8 @@ def test_random_faults_never_change_lose_or_double_a_token(world, undisturbed, s
     run.ask(ids, tokens)
     for _ in range(rng.randrange(6)):
         name, time = rng.choice(sorted(TWICE)), rng.random() * 2
-        run.at(time, lambda n=name, quiet=rng.random() < 0.3: run.kill(n, notice=None if quiet else 0.01))
+        notice = None if rng.random() < 0.3 else 0.01
+        run.at(time, lambda n=name, heard=notice: run.kill(n, notice=heard))
         run.at(time + 0.5 + rng.random() * 3, lambda n=name: run.start(n))
     run.run()
     expected = undisturbed(ids, tokens)

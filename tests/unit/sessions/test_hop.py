@@ -1,0 +1,197 @@
+"""Who may do what with a hop's sessions."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.errors import ProtocolError
+from swarm.protocol.messages import CloseSession, Hop, Need, OpenSession, Refused, Renew, Step
+from swarm.sessions.hop import Admit, Ask, Drop, HopKey, HopSessions, Resend, Run
+from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
+
+ME, BEFORE, AFTER, ORIGIN, STRANGER = (
+    NodeId(name) for name in ("me", "before", "after", "origin", "stranger")
+)
+BOOT = BootId(b"mybootid")
+SESSION = SessionId(b"s" * 16)
+MODEL = ModelId("org/model", "0" * 64)
+HOPS = (
+    Hop(BEFORE, BootId(b"bbootbbb"), LayerSpan(0, 2)),
+    Hop(ME, BOOT, LayerSpan(2, 4)),
+    Hop(AFTER, BootId(b"abootaaa"), LayerSpan(4, 6)),
+)
+KEY = HopKey(ORIGIN, SESSION, 1)
+
+
+def opening(
+    *, epoch: int = 1, keep: int = 0, hops: tuple[Hop, ...] = HOPS, index: int = 1, kv: int = 64
+) -> OpenSession:
+    return OpenSession(ORIGIN, SESSION, epoch, MODEL, "bfloat16", hops, index, kv, keep, 1000)
+
+
+def step(number: int, position: int, count: int = 1, *, epoch: int = 1, dtype: str = "bfloat16") -> Step:
+    return Step(ORIGIN, SESSION, epoch, number, position, count, 8, dtype, "last", index=1)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def sessions() -> HopSessions:
+    return HopSessions(node=ME, boot=BOOT, lease_seconds=12.0, max_per_origin=2)
+
+
+def admitted(sessions: HopSessions, message: OpenSession, now: float = 0.0) -> None:
+    decision = sessions.open(message.origin, message)
+    assert isinstance(decision, Admit)
+    sessions.admitted(decision, message, now)
+
+
+def test_only_the_origin_opens_its_sessions(sessions):
+    with pytest.raises(ProtocolError):
+        sessions.open(STRANGER, opening())
+
+
+def test_an_open_session_for_another_start_of_this_node_is_refused(sessions):
+    stale = (HOPS[0], Hop(ME, BootId(b"oldbooot"), LayerSpan(2, 4)), HOPS[2])
+    decision = sessions.open(ORIGIN, opening(hops=stale))
+    assert isinstance(decision, Refused)
+    assert decision.code == "not_yours"
+
+
+@pytest.mark.parametrize("sender", [ORIGIN, AFTER, STRANGER])
+def test_a_step_comes_from_the_hop_before_or_breaks_the_link(sessions, sender):
+    admitted(sessions, opening())
+    with pytest.raises(ProtocolError):
+        sessions.step(sender, step(0, 0), 0.0)
+
+
+def test_steps_run_in_order_and_advance_the_kv_length(sessions):
+    admitted(sessions, opening())
+    assert isinstance(sessions.step(BEFORE, step(0, 0, 5), 0.0), Run)
+    assert isinstance(sessions.step(BEFORE, step(1, 5), 0.0), Run)
+    session = sessions.get(KEY)
+    assert session is not None
+    assert session.length == 6
+
+
+def test_a_step_below_the_kv_length_truncates_first(sessions):
+    admitted(sessions, opening())
+    sessions.step(BEFORE, step(0, 0, 5), 0.0)
+    assert isinstance(sessions.step(BEFORE, step(1, 3, 1), 0.0), Run)
+    session = sessions.get(KEY)
+    assert session is not None
+    assert session.length == 4
+
+
+def test_a_step_beyond_the_kv_length_breaks_the_link(sessions):
+    admitted(sessions, opening())
+    with pytest.raises(ProtocolError):
+        sessions.step(BEFORE, step(0, 3), 0.0)
+
+
+def test_a_missing_step_is_asked_for(sessions):
+    admitted(sessions, opening())
+    decision = sessions.step(BEFORE, step(2, 0), 0.0)
+    assert isinstance(decision, Ask)
+    assert (decision.receiver, decision.message.step) == (BEFORE, 0)
+
+
+def test_a_repeated_step_is_answered_from_what_is_held_and_never_runs_twice(sessions):
+    admitted(sessions, opening())
+    run = sessions.step(BEFORE, step(0, 0), 0.0)
+    assert isinstance(run, Run)
+    assert isinstance(sessions.step(BEFORE, step(0, 0), 0.0), Drop)
+    run.session.held = (0, AFTER, run.step, b"payload")
+    again = sessions.step(BEFORE, step(0, 0), 0.0)
+    assert isinstance(again, Resend)
+    assert (again.receiver, again.payload) == (AFTER, b"payload")
+
+
+def test_frames_of_another_epoch_do_nothing(sessions):
+    admitted(sessions, opening(epoch=3))
+    for epoch in (2, 4):
+        assert isinstance(sessions.step(STRANGER, step(0, 0, epoch=epoch), 0.0), Drop)
+    assert isinstance(sessions.open(ORIGIN, opening(epoch=3)), Drop)
+    assert sessions.close(ORIGIN, CloseSession(ORIGIN, SESSION, 2)) == []
+    assert len(sessions) == 1
+
+
+def test_a_higher_epoch_truncates_and_forgets_the_results_of_the_old_one(sessions):
+    admitted(sessions, opening())
+    sessions.step(BEFORE, step(0, 0, 5), 0.0)
+    decision = sessions.open(ORIGIN, opening(epoch=2, keep=3))
+    assert isinstance(decision, Admit)
+    assert (decision.known, decision.keep) == (True, 3)
+    sessions.admitted(decision, opening(epoch=2, keep=3), 0.0)
+    assert sessions.finished(KEY, 1, 0) is None
+
+
+def test_a_result_belongs_to_the_step_that_asked_for_it(sessions):
+    admitted(sessions, opening())
+    sessions.step(BEFORE, step(0, 0), 0.0)
+    found = sessions.finished(KEY, 1, 0)
+    assert found is not None
+    assert found[1].step == 0
+    assert sessions.finished(KEY, 1, 0) is None
+
+
+def test_only_the_origin_closes_and_renews(sessions):
+    admitted(sessions, opening())
+    with pytest.raises(ProtocolError):
+        sessions.close(STRANGER, CloseSession(ORIGIN, SESSION, 1))
+    sessions.renew(STRANGER, Renew((SESSION,)), 10.0)
+    assert sessions.expire(12.5) == [KEY]
+
+
+def test_a_renewed_lease_lasts_a_whole_lease_from_then(sessions):
+    admitted(sessions, opening())
+    sessions.renew(ORIGIN, Renew((SESSION,)), 10.0)
+    assert sessions.expire(21.9) == []
+    assert sessions.expire(22.0) == [KEY]
+
+
+def test_one_origin_holds_no_more_sessions_than_its_share(sessions):
+    for number in range(2):
+        other = OpenSession(
+            ORIGIN, SessionId(bytes([number]) * 16), 1, MODEL, "bfloat16", HOPS, 1, 8, 0, 1000
+        )
+        admitted(sessions, other)
+    decision = sessions.open(ORIGIN, opening())
+    assert isinstance(decision, Refused)
+    assert decision.code == "full"
+
+
+def test_a_node_may_stand_twice_in_a_path(sessions):
+    hops = (Hop(ME, BOOT, LayerSpan(0, 1)), HOPS[0], Hop(ME, BOOT, LayerSpan(5, 6)))
+    for index in (0, 2):
+        admitted(sessions, opening(hops=hops, index=index))
+    assert len(sessions) == 2
+    assert len(sessions.close(ORIGIN, CloseSession(ORIGIN, SESSION, 1))) == 2
+
+
+def test_a_need_that_cannot_be_met_tells_the_origin_of_a_log_gap(sessions):
+    admitted(sessions, opening())
+    decision = sessions.need(AFTER, Need(ORIGIN, SESSION, 1, 0, 0))
+    assert isinstance(decision, Refused)
+    assert decision.code == "log_gap"
+    with pytest.raises(ProtocolError):
+        sessions.need(STRANGER, Need(ORIGIN, SESSION, 1, 0, 0))
+
+
+def test_the_sessions_of_an_origin_that_is_gone_end_at_once(sessions):
+    admitted(sessions, opening())
+    assert sessions.origin_gone(STRANGER) == []
+    assert sessions.origin_gone(ORIGIN) == [KEY]
+
+
+@pytest.mark.parametrize(
+    "message",
+    [opening(index=3), opening(index=-1), opening(keep=-1), opening(kv=0), opening(kv=1 << 40)],
+)
+def test_an_open_session_with_sizes_out_of_range_breaks_the_link(sessions, message):
+    with pytest.raises(ProtocolError):
+        sessions.open(ORIGIN, message)
+
+
+def test_a_step_of_another_dtype_breaks_the_link(sessions):
+    admitted(sessions, opening())
+    with pytest.raises(ProtocolError):
+        sessions.step(BEFORE, step(0, 0, dtype="float32"), 0.0)
