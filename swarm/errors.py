@@ -164,9 +164,11 @@ class AuthenticationError(ProtocolError):
 class DialError(SwarmError):
     """An address could not be reached, or who answered was refused."""
 
-    def __init__(self, address: Address, message: str) -> None:
+    def __init__(self, address: Address, message: str, *, own: bool = False) -> None:
         super().__init__(f"{address}: {message}")
         self.address = address
+        self.own = own
+        """The address is this very process."""
 
 
 class KVFullError(SwarmError):

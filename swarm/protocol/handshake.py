@@ -1,0 +1,335 @@
+"""Mutual authentication of a link, both sides, as pure state machines bound to the TLS certificate.
+
+Opens no socket and draws no nonce. The server's key owner is proven by TLS, the client's by a signature, and
+membership of both by an HMAC; all of them over hashes of the exact frame bytes:
+
+    S->C CHALLENGE    C->S AUTH    S->C ACCEPT    C->S READY
+    t  = SHA-256(LP("swarm/1") | LP(CHALLENGE) | LP(AUTH before mac) | LP(server certificate, DER))
+    t2 = SHA-256(t | LP(client signature) | LP(ACCEPT before mac))
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from swarm.errors import AuthenticationError, ProtocolError
+from swarm.protocol.identity import (
+    PUBLIC_KEY_BYTES,
+    SIGNATURE_BYTES,
+    SWARM_ID_BYTES,
+    Keyring,
+    NodeKey,
+    node_id_of,
+    verify,
+)
+from swarm.protocol.limits import FEATURES, MAX_HANDSHAKE_BYTES, PROTOCOL_MAX, PROTOCOL_MIN, CloseCode
+from swarm.protocol.messages import SignedRecord
+from swarm.types import Address, BootId, NodeId, short
+
+NONCE_BYTES = 32
+BOOT_BYTES = 8
+_MAC_BYTES = 32
+_TRAILER_BYTES = _MAC_BYTES + SIGNATURE_BYTES
+_MAX_SWARMS = 16
+_PROTOCOL = b"swarm/1"
+_CLIENT = b"client"
+_SERVER = b"server"
+
+
+class _Challenge(msgspec.Struct, frozen=True, array_like=True, tag="challenge"):
+    version_min: int
+    version_max: int
+    nonce: bytes
+    swarms: tuple[bytes, ...]
+    """Swarm ids the server accepts, the preferred one first."""
+
+
+class _Auth(msgspec.Struct, frozen=True, array_like=True, tag="auth"):
+    """The frame is these bytes, then mac (32) and signature (64)."""
+
+    version: int
+    features: int
+    nonce: bytes
+    public_key: bytes
+    boot: bytes
+    ticket: bytes | None = None
+    """Id of a one-time invite whose key made the mac; None: the swarm's admission key did."""
+
+
+class _Accept(msgspec.Struct, frozen=True, array_like=True, tag="accept"):
+    """The frame is these bytes, then mac (32) and signature (64)."""
+
+    features: int
+    boot: bytes
+    observed: Address
+
+
+class _Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
+    record: SignedRecord | None
+
+
+_Body = TypeVar("_Body", _Challenge, _Auth, _Accept, _Ready)
+_encode = msgspec.msgpack.Encoder().encode
+_challenges = msgspec.msgpack.Decoder(_Challenge)
+_auths = msgspec.msgpack.Decoder(_Auth)
+_accepts = msgspec.msgpack.Decoder(_Accept)
+_readies = msgspec.msgpack.Decoder(_Ready)
+
+
+@dataclass(frozen=True, slots=True)
+class Authenticated:
+    """What one end knows of the other after the handshake."""
+
+    node: NodeId
+    public_key: bytes
+    boot: BootId
+    swarm_id: bytes
+    features: int
+    """Bits that both ends offer."""
+    observed: Address | None = None
+    """This end's address as the peer sees it: a hint. Only the client is told."""
+    record: SignedRecord | None = None
+    """The client's record from READY, its signature not yet verified. Only the server gets it."""
+
+
+class ServerHandshake:
+    """The accepting side: ``challenge``, ``read_auth``, ``accept``, ``read_ready``, in this order.
+
+    Between ``read_auth`` and ``accept`` the caller decides whether this peer may link now.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: NodeKey,
+        keyring: Keyring,
+        boot: BootId,
+        nonce: bytes,
+        certificate: bytes,
+        features: int = FEATURES,
+    ) -> None:
+        self._key = key
+        self._keyring = keyring
+        self._boot = boot
+        self._certificate = certificate
+        self._features = features
+        swarms = tuple(secret.swarm_id for secret in keyring.secrets[:_MAX_SWARMS])
+        self._challenge = _encode(_Challenge(PROTOCOL_MIN, PROTOCOL_MAX, _sized(nonce, NONCE_BYTES), swarms))
+        self._admission_key = b""
+        self._transcript = b""
+        self._peer: Authenticated | None = None
+
+    def challenge(self) -> bytes:
+        return self._challenge
+
+    def read_auth(self, frame: bytes) -> Authenticated:
+        """Check AUTH. Raises AuthenticationError, or ProtocolError for bytes that are no AUTH."""
+        body, mac, signature = _split(frame)
+        auth = _decode(_auths, body)
+        if not PROTOCOL_MIN <= auth.version <= PROTOCOL_MAX:
+            raise AuthenticationError(
+                f"it speaks protocol {auth.version}, we speak {PROTOCOL_MIN} to {PROTOCOL_MAX}",
+                CloseCode.VERSION,
+            )
+        if (
+            len(auth.nonce) != NONCE_BYTES
+            or len(auth.public_key) != PUBLIC_KEY_BYTES
+            or len(auth.boot) != BOOT_BYTES
+        ):
+            raise ProtocolError("AUTH has a nonce, key or boot id of a wrong size")
+        transcript = _transcript(self._challenge, body, self._certificate)
+        if not verify(auth.public_key, signature, _claim(_CLIENT, transcript)):
+            raise AuthenticationError(
+                "its signature is not over this handshake: replayed, or changed on the way"
+            )
+        if auth.ticket is not None:
+            raise AuthenticationError("its invite is unknown or used up")
+        secret = next(
+            (s for s in self._keyring.secrets if _is_mac(mac, s.admission_key, _CLIENT, transcript)), None
+        )
+        if secret is None:
+            raise AuthenticationError("wrong swarm secret")
+        self._admission_key = secret.admission_key
+        self._transcript = hashlib.sha256(transcript + _lp(signature)).digest()
+        self._peer = Authenticated(
+            node=node_id_of(auth.public_key),
+            public_key=auth.public_key,
+            boot=BootId(auth.boot),
+            swarm_id=secret.swarm_id,
+            features=self._features & auth.features,
+        )
+        return self._peer
+
+    def accept(self, observed: Address) -> bytes:
+        """Return ACCEPT, which tells the client the address that it is seen at."""
+        if self._peer is None:
+            raise RuntimeError("accept() comes after read_auth()")
+        body = _encode(_Accept(self._features, self._boot, observed))
+        return _seal(
+            body, self._admission_key, self._key, _SERVER, _accept_transcript(self._transcript, body)
+        )
+
+    def read_ready(self, frame: bytes) -> Authenticated:
+        """Return the peer with its record. Raises ProtocolError for bytes that are no READY."""
+        _bound(frame)
+        if self._peer is None:
+            raise RuntimeError("read_ready() comes after read_auth()")
+        ready = _decode(_readies, frame)
+        peer = self._peer
+        return Authenticated(
+            peer.node, peer.public_key, peer.boot, peer.swarm_id, peer.features, record=ready.record
+        )
+
+
+class ClientHandshake:
+    """The dialling side: ``read_challenge``, ``read_accept``, ``ready``, in this order."""
+
+    def __init__(
+        self,
+        *,
+        key: NodeKey,
+        keyring: Keyring,
+        boot: BootId,
+        nonce: bytes,
+        server_key: bytes,
+        certificate: bytes,
+        expected: NodeId | None = None,
+        features: int = FEATURES,
+    ) -> None:
+        """``certificate`` (DER) and its Ed25519 ``server_key`` come from TLS; ``expected`` is a pinned id.
+
+        Raises AuthenticationError when the server is not the expected node.
+        """
+        self._key = key
+        self._keyring = keyring
+        self._boot = boot
+        self._nonce = _sized(nonce, NONCE_BYTES)
+        self._server_key = server_key
+        self._certificate = certificate
+        self._features = features
+        self.server = node_id_of(server_key)
+        if expected is not None and self.server != expected:
+            raise AuthenticationError(
+                f"node {short(expected)} was expected, node {short(self.server)} answers"
+            )
+        self._transcript = b""
+        self._admission_key = b""
+        self._swarm_id = b""
+
+    def read_challenge(self, frame: bytes) -> bytes:
+        """Return AUTH. Raises AuthenticationError when there is no common swarm or version."""
+        _bound(frame)
+        challenge = _decode(_challenges, frame)
+        if len(challenge.nonce) != NONCE_BYTES or any(
+            len(swarm) != SWARM_ID_BYTES for swarm in challenge.swarms
+        ):
+            raise ProtocolError("CHALLENGE has a nonce or swarm id of a wrong size")
+        version = min(challenge.version_max, PROTOCOL_MAX)
+        if version < max(challenge.version_min, PROTOCOL_MIN):
+            raise AuthenticationError(
+                f"it speaks protocols {challenge.version_min} to {challenge.version_max}, "
+                f"we speak {PROTOCOL_MIN} to {PROTOCOL_MAX}",
+                CloseCode.VERSION,
+            )
+        secret = next(filter(None, map(self._keyring.find, challenge.swarms[:_MAX_SWARMS])), None)
+        if secret is None:
+            raise AuthenticationError("wrong swarm secret: it belongs to a swarm that we hold no secret of")
+        body = _encode(_Auth(version, self._features, self._nonce, self._key.public_bytes, self._boot))
+        transcript = _transcript(frame, body, self._certificate)
+        sealed = _seal(body, secret.admission_key, self._key, _CLIENT, transcript)
+        self._admission_key = secret.admission_key
+        self._swarm_id = secret.swarm_id
+        self._transcript = hashlib.sha256(transcript + _lp(sealed[-SIGNATURE_BYTES:])).digest()
+        return sealed
+
+    def read_accept(self, frame: bytes) -> Authenticated:
+        """Check the server's own proof. Raises AuthenticationError, or ProtocolError if this is no ACCEPT."""
+        if not self._transcript:
+            raise RuntimeError("read_accept() comes after read_challenge()")
+        body, mac, signature = _split(frame)
+        accept = _decode(_accepts, body)
+        if len(accept.boot) != BOOT_BYTES:
+            raise ProtocolError("ACCEPT has a boot id of a wrong size")
+        transcript = _accept_transcript(self._transcript, body)
+        if not verify(self._server_key, signature, _claim(_SERVER, transcript)):
+            raise AuthenticationError(
+                "its signature is not over this handshake: replayed, or changed on the way"
+            )
+        if not _is_mac(mac, self._admission_key, _SERVER, transcript):
+            raise AuthenticationError("wrong swarm secret: it could not prove that it holds ours")
+        return Authenticated(
+            node=self.server,
+            public_key=self._server_key,
+            boot=BootId(accept.boot),
+            swarm_id=self._swarm_id,
+            features=self._features & accept.features,
+            observed=accept.observed,
+        )
+
+    def ready(self, record: SignedRecord | None) -> bytes:
+        """Return READY. Raises ValueError for a record that does not fit the frame."""
+        frame = _encode(_Ready(record))
+        if len(frame) > MAX_HANDSHAKE_BYTES:
+            raise ValueError(f"a record of {len(frame)} bytes does not fit READY ({MAX_HANDSHAKE_BYTES})")
+        return frame
+
+
+def _lp(data: bytes) -> bytes:
+    return len(data).to_bytes(4, "big") + data
+
+
+def _transcript(challenge: bytes, auth: bytes, certificate: bytes) -> bytes:
+    return hashlib.sha256(_lp(_PROTOCOL) + _lp(challenge) + _lp(auth) + _lp(certificate)).digest()
+
+
+def _accept_transcript(client_transcript: bytes, accept: bytes) -> bytes:
+    return hashlib.sha256(client_transcript + _lp(accept)).digest()
+
+
+def _claim(role: bytes, transcript: bytes) -> bytes:
+    return b"swarm/1 " + role + b" auth" + transcript
+
+
+def _mac(admission_key: bytes, role: bytes, transcript: bytes) -> bytes:
+    return hmac.digest(admission_key, role + transcript, "sha256")
+
+
+def _is_mac(mac: bytes, admission_key: bytes, role: bytes, transcript: bytes) -> bool:
+    return hmac.compare_digest(mac, _mac(admission_key, role, transcript))
+
+
+def _seal(body: bytes, admission_key: bytes, key: NodeKey, role: bytes, transcript: bytes) -> bytes:
+    return body + _mac(admission_key, role, transcript) + key.sign(_claim(role, transcript))
+
+
+def _split(frame: bytes) -> tuple[bytes, bytes, bytes]:
+    """Cut a sealed frame into body, mac and signature."""
+    _bound(frame)
+    if len(frame) <= _TRAILER_BYTES:
+        raise ProtocolError(f"a handshake frame of {len(frame)} bytes has no room for its proof")
+    return frame[:-_TRAILER_BYTES], frame[-_TRAILER_BYTES:-SIGNATURE_BYTES], frame[-SIGNATURE_BYTES:]
+
+
+def _bound(frame: bytes) -> None:
+    if len(frame) > MAX_HANDSHAKE_BYTES:
+        raise ProtocolError(
+            f"a handshake frame of {len(frame)} bytes; at most {MAX_HANDSHAKE_BYTES} are allowed"
+        )
+
+
+def _decode(decoder: msgspec.msgpack.Decoder[_Body], body: bytes) -> _Body:
+    try:
+        return decoder.decode(body)
+    except (ValueError, RecursionError) as exc:
+        raise ProtocolError(f"not the handshake frame that is due: {exc}") from None
+
+
+def _sized(data: bytes, size: int) -> bytes:
+    if len(data) != size:
+        raise ValueError(f"{size} bytes are needed, not {len(data)}")
+    return data
