@@ -1,0 +1,148 @@
+"""Three processes, none of which holds the model alone, asked by real clients."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+
+import pytest
+from openai import AsyncOpenAI, OpenAI
+
+from tests.support.reference import reference
+from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, wait_for
+
+pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
+
+QUESTION = [{"role": "user", "content": "What is the capital of France?"}]
+QUESTIONS = (
+    "What is the capital of France?",
+    "Name three colours.",
+    "Write one sentence about the sea.",
+    "What is 2 + 2?",
+    "Who wrote Hamlet?",
+    "List two animals that can fly, and say why each of them can.",
+    "Say hello in Spanish.",
+    "What is water made of?",
+)
+
+
+def client(node: NodeProcess) -> OpenAI:
+    return OpenAI(base_url=f"{node.url}/v1", api_key="unused", max_retries=0)
+
+
+@pytest.mark.parametrize("door", range(3))
+def test_every_front_door_gives_the_models_own_answer(three_nodes: SwarmProcesses, door: int):
+    answer = client(three_nodes.nodes[door]).chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=32
+    )
+    assert answer.choices[0].message.content == reference(QUESTIONS[0], 32)
+    assert answer.choices[0].finish_reason == "stop"
+    assert answer.usage is not None
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+@pytest.mark.parametrize("door", range(3))
+def test_a_streamed_answer_is_the_same_text(three_nodes: SwarmProcesses, door: int):
+    stream = client(three_nodes.nodes[door]).chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=32, stream=True
+    )
+    pieces = [chunk.choices[0].delta.content or "" for chunk in stream]
+    assert "".join(pieces) == reference(QUESTIONS[0], 32)
+    assert len([piece for piece in pieces if piece]) > 3
+
+
+def test_curl_streams_server_sent_events(three_nodes: SwarmProcesses):
+    body = json.dumps({"model": MODEL, "messages": QUESTION, "temperature": 0, "stream": True, "max_tokens": 32})
+    url = f"{three_nodes.nodes[1].url}/v1/chat/completions"
+    command = ["curl", "-sN", "-i", url, "-H", "Content-Type: application/json", "-d", body]
+    output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
+    headers, _, events = output.partition("\r\n\r\n")
+    lines = [line[6:] for line in events.splitlines() if line.startswith("data: ")]
+    assert lines[-1] == "[DONE]"
+    chunks = [json.loads(line) for line in lines[:-1]]
+    text = "".join(chunk["choices"][0]["delta"].get("content") or "" for chunk in chunks)
+    assert text == reference(QUESTIONS[0], 32)
+    assert "x-swarm-route" in headers.lower()
+    assert "x-request-id" in headers.lower()
+
+
+async def test_eight_requests_at_once_give_the_texts_they_give_alone(three_nodes: SwarmProcesses):
+    async def ask(number: int, question: str) -> str:
+        node = three_nodes.nodes[number % 3]
+        async with AsyncOpenAI(base_url=f"{node.url}/v1", api_key="unused", max_retries=0) as api:
+            answer = await api.chat.completions.create(
+                model=MODEL,
+                messages=[{"role": "user", "content": question}],
+                temperature=0,
+                max_completion_tokens=24,
+            )
+            return answer.choices[0].message.content or ""
+
+    answers = await asyncio.gather(*(ask(number, question) for number, question in enumerate(QUESTIONS)))
+    assert answers == [reference(question, 24) for question in QUESTIONS]
+
+
+def test_a_seed_repeats_an_answer_on_every_front_door(three_nodes: SwarmProcesses):
+    def ask(node: NodeProcess, seed: int) -> str:
+        answer = client(node).chat.completions.create(
+            model=MODEL, messages=QUESTION, temperature=1.5, seed=seed, max_completion_tokens=16
+        )
+        return answer.choices[0].message.content or ""
+
+    assert len({ask(node, 7) for node in three_nodes.nodes}) == 1
+    assert len({ask(three_nodes.nodes[0], seed) for seed in range(1, 6)}) > 1
+
+
+def test_the_route_covers_every_layer_once(three_nodes: SwarmProcesses):
+    answer = client(three_nodes.nodes[2]).chat.completions.with_raw_response.create(
+        model=MODEL, messages=QUESTION, max_completion_tokens=2
+    )
+    spans = [hop.strip().split("=")[1].split(";")[0] for hop in answer.headers["x-swarm-route"].split(",")]
+    edges = [tuple(int(edge) for edge in span.split(":")) for span in spans]
+    assert edges[0][0] == 0
+    assert edges[-1][1] == 30
+    assert all(left[1] == right[0] for left, right in zip(edges, edges[1:], strict=False))
+
+
+def test_every_node_sees_every_member_and_span(three_nodes: SwarmProcesses):
+    for node in three_nodes.nodes:
+        status, state = node.get("/swarm/state")
+        assert status == 200
+        spans = sorted(span["layers"] for member in state["members"] for span in member["spans"])
+        assert spans == ["0:10", "10:20", "20:30"]
+        assert all(member["health"] == "alive" for member in state["members"])
+
+
+def test_models_are_listed_by_their_hugging_face_id(three_nodes: SwarmProcesses):
+    listed = client(three_nodes.nodes[0]).models.list()
+    assert [model.id for model in listed] == [MODEL]
+    assert client(three_nodes.nodes[0]).models.retrieve(MODEL).id == MODEL
+
+
+def test_ended_answers_leave_no_session_behind(three_nodes: SwarmProcesses):
+    def idle() -> bool:
+        states = [node.get("/swarm/state")[1] for node in three_nodes.nodes]
+        return all(state["engine"]["hop_sessions"] == 0 and not state["sessions"] for state in states)
+
+    with client(three_nodes.nodes[0]).chat.completions.create(
+        model=MODEL, messages=QUESTION, max_completion_tokens=500, stream=True, extra_body={"ignore_eos": True}
+    ) as stream:
+        next(iter(stream))
+    wait_for("the hops to free what the client left behind", idle, seconds=30)
+
+
+def test_a_node_keeps_its_state_private(three_nodes: SwarmProcesses):
+    for node in three_nodes.nodes:
+        secrets = [path for path in (node.folder / "state").rglob("*") if path.is_file()]
+        assert secrets
+        assert all(path.stat().st_mode & 0o077 == 0 for path in secrets)
+        assert three_nodes.key not in node.log
+
+
+def test_memory_grows_with_the_span_and_not_with_the_model(three_nodes: SwarmProcesses):
+    for node in three_nodes.nodes:
+        _, state = node.get("/swarm/state")
+        weights = state["engine"]["weight_bytes"]
+        # A third of the layers (each about 14.2 MB in float32), and the tied embedding and head (113 MB) of a door.
+        assert 0.2e9 < weights < 0.4e9

@@ -1,0 +1,170 @@
+"""Real nodes as processes, for tests and benchmarks: started, waited for, killed and ended by their own ids."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, TypeVar
+
+MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
+START_SECONDS = 120.0
+Found = TypeVar("Found")
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on now."""
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])
+
+
+def wait_for(what: str, probe: Callable[[], Found | None], *, seconds: float = START_SECONDS) -> Found:
+    """Poll until ``probe`` returns something true; fail loudly after ``seconds``."""
+    give_up = time.monotonic() + seconds
+    while time.monotonic() < give_up:
+        found = probe()
+        if found:
+            return found
+        time.sleep(0.05)
+    raise TimeoutError(f"waited {seconds:.0f} s for {what}")
+
+
+@dataclass
+class NodeProcess:
+    """One ``python -m swarm join``."""
+
+    name: str
+    folder: Path
+    arguments: list[str]
+    listen: int
+    api: int | None
+    environment: dict[str, str]
+    process: subprocess.Popen[bytes] | None = None
+    started_at: float = 0.0
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.api}"
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log").read_text(errors="replace")
+
+    @property
+    def pid(self) -> int:
+        if self.process is None:
+            raise RuntimeError(f"{self.name} does not run")
+        return self.process.pid
+
+    def start(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.started_at = time.monotonic()
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "swarm", "join", *self.arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, **self.environment},
+            )
+
+    def get(self, path: str) -> tuple[int, Any]:
+        """GET from this node's front door; returns status and JSON body (None when it can't be reached)."""
+        try:
+            with urllib.request.urlopen(self.url + path, timeout=10) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as exc:
+            return exc.code, json.load(exc)
+        except OSError:
+            return 0, None
+
+    def servable(self) -> bool:
+        self.check()
+        return self.get("/health")[0] == 200
+
+    def check(self) -> None:
+        """Raise what the log says if the process has ended."""
+        if self.process is not None and self.process.poll() is not None:
+            raise RuntimeError(f"{self.name} ended with {self.process.returncode}:\n{self.log[-4000:]}")
+
+    def kill(self) -> None:
+        """SIGKILL, as a power cut would."""
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+    def stop(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.kill()
+
+
+@dataclass
+class SwarmProcesses:
+    """A swarm of processes on loopback; the first node added starts it."""
+
+    folder: Path
+    dtype: str = "float32"
+    model: str = MODEL
+    threads: int = 1
+    key: str = field(default_factory=lambda: secrets.token_hex(32))
+    nodes: list[NodeProcess] = field(default_factory=list)
+
+    def add(self, layers: str, *, api: bool = True, start: bool = True, extra: Sequence[str] = ()) -> NodeProcess:
+        """Add a node that holds ``layers`` (``A:B``, ``none`` or ``auto``)."""
+        index = len(self.nodes)
+        listen, door = free_port(), free_port() if api else None
+        folder = self.folder / f"node{index}"
+        arguments = ["--listen", f"127.0.0.1:{listen}", "--model", self.model, "--dtype", self.dtype]
+        arguments += ["--threads", str(self.threads), "--state", str(folder / "state"), "--name", f"node{index}"]
+        if layers != "auto":
+            arguments += ["--layers", layers]
+        if door is not None:
+            arguments += ["--api", f"127.0.0.1:{door}"]
+        for other in self.nodes[:2]:
+            arguments += ["--bootstrap", f"127.0.0.1:{other.listen}"]
+        environment = {"SWARM_KEY": self.key, "OMP_NUM_THREADS": str(self.threads)}
+        node = NodeProcess(f"node{index}", folder, arguments + list(extra), listen, door, environment)
+        self.nodes.append(node)
+        if start:
+            node.start()
+        return node
+
+    def wait_servable(self, nodes: Sequence[NodeProcess] | None = None) -> None:
+        """Wait until every front door says that its model can be served."""
+        for node in nodes or self.nodes:
+            if node.api is not None:
+                wait_for(f"{node.name} to be servable", node.servable)
+
+    def stop(self) -> None:
+        for node in reversed(self.nodes):
+            node.stop()
+
+
+@contextlib.contextmanager
+def swarm_of(spans: Sequence[str], *, doors: Sequence[bool] | None = None, **options: Any) -> Iterator[SwarmProcesses]:
+    """Run one node for each of ``spans``; yields when all doors can serve."""
+    with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
+        swarm = SwarmProcesses(Path(folder), **options)
+        try:
+            for index, span in enumerate(spans):
+                swarm.add(span, api=doors[index] if doors else True)
+            swarm.wait_servable()
+            yield swarm
+        finally:
+            swarm.stop()
