@@ -143,7 +143,7 @@ class Link:
 
     # --- Sink -----------------------------------------------------------------------------------------------
 
-    def frame(self, data: bytearray) -> None:
+    def frame(self, data: bytes | bytearray) -> None:
         self._frames_received += 1
         self._bytes_received += len(data)
         try:

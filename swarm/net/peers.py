@@ -194,7 +194,11 @@ class Network:
                 return server
             raise
         connection.write(handshake.ready(self._hello()))
-        self._table.add(connection, peer, address, connection.peer_address())
+        if (
+            not self._table.add(connection, peer, address, connection.peer_address())
+            and server not in self._table
+        ):
+            raise ConnectionEndedError("the connection ended in the handshake")
         return server
 
     async def _check(self, peer: Authenticated, *, dialled: bool) -> None:

@@ -109,7 +109,9 @@ class LinkTable:
     def add(
         self, connection: Connection, peer: Authenticated, dialled: Address | None, observed: Address
     ) -> bool:
-        """Make a connection the peer's link; False if an older one stays instead and this one was closed."""
+        """Make a connection the peer's link; False if it ended, or was closed because an older one stays."""
+        if connection.closing:
+            return False
         old = self._links.get(peer.node)
         if old is not None and not old.down:
             same_boot = old.info.boot == peer.boot
