@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from itertools import pairwise
 
 import pytest
 from openai import AsyncOpenAI, OpenAI
@@ -53,7 +54,9 @@ def test_a_streamed_answer_is_the_same_text(three_nodes: SwarmProcesses, door: i
 
 
 def test_curl_streams_server_sent_events(three_nodes: SwarmProcesses):
-    body = json.dumps({"model": MODEL, "messages": QUESTION, "temperature": 0, "stream": True, "max_tokens": 32})
+    body = json.dumps(
+        {"model": MODEL, "messages": QUESTION, "temperature": 0, "stream": True, "max_tokens": 32}
+    )
     url = f"{three_nodes.nodes[1].url}/v1/chat/completions"
     command = ["curl", "-sN", "-i", url, "-H", "Content-Type: application/json", "-d", body]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
@@ -102,7 +105,7 @@ def test_the_route_covers_every_layer_once(three_nodes: SwarmProcesses):
     edges = [tuple(int(edge) for edge in span.split(":")) for span in spans]
     assert edges[0][0] == 0
     assert edges[-1][1] == 30
-    assert all(left[1] == right[0] for left, right in zip(edges, edges[1:], strict=False))
+    assert all(left[1] == right[0] for left, right in pairwise(edges))
 
 
 def test_every_node_sees_every_member_and_span(three_nodes: SwarmProcesses):
@@ -126,7 +129,11 @@ def test_ended_answers_leave_no_session_behind(three_nodes: SwarmProcesses):
         return all(state["engine"]["hop_sessions"] == 0 and not state["sessions"] for state in states)
 
     with client(three_nodes.nodes[0]).chat.completions.create(
-        model=MODEL, messages=QUESTION, max_completion_tokens=500, stream=True, extra_body={"ignore_eos": True}
+        model=MODEL,
+        messages=QUESTION,
+        max_completion_tokens=500,
+        stream=True,
+        extra_body={"ignore_eos": True},
     ) as stream:
         next(iter(stream))
     wait_for("the hops to free what the client left behind", idle, seconds=30)

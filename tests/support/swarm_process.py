@@ -125,13 +125,22 @@ class SwarmProcesses:
     key: str = field(default_factory=lambda: secrets.token_hex(32))
     nodes: list[NodeProcess] = field(default_factory=list)
 
-    def add(self, layers: str, *, api: bool = True, start: bool = True, extra: Sequence[str] = ()) -> NodeProcess:
+    def add(
+        self, layers: str, *, api: bool = True, start: bool = True, extra: Sequence[str] = ()
+    ) -> NodeProcess:
         """Add a node that holds ``layers`` (``A:B``, ``none`` or ``auto``)."""
         index = len(self.nodes)
         listen, door = free_port(), free_port() if api else None
         folder = self.folder / f"node{index}"
         arguments = ["--listen", f"127.0.0.1:{listen}", "--model", self.model, "--dtype", self.dtype]
-        arguments += ["--threads", str(self.threads), "--state", str(folder / "state"), "--name", f"node{index}"]
+        arguments += [
+            "--threads",
+            str(self.threads),
+            "--state",
+            str(folder / "state"),
+            "--name",
+            f"node{index}",
+        ]
         if layers != "auto":
             arguments += ["--layers", layers]
         if door is not None:
@@ -157,7 +166,9 @@ class SwarmProcesses:
 
 
 @contextlib.contextmanager
-def swarm_of(spans: Sequence[str], *, doors: Sequence[bool] | None = None, **options: Any) -> Iterator[SwarmProcesses]:
+def swarm_of(
+    spans: Sequence[str], *, doors: Sequence[bool] | None = None, **options: Any
+) -> Iterator[SwarmProcesses]:
     """Run one node for each of ``spans``; yields when all doors can serve."""
     with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
         swarm = SwarmProcesses(Path(folder), **options)

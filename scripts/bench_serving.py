@@ -1,0 +1,346 @@
+#!/usr/bin/env python3
+"""Serving speed: swarms of 1, 2 and 3 nodes against each other and against transformers' generate, in one run.
+
+Starts its own swarms on loopback with the default model, drives them through the OpenAI API and prints ratios
+(min / median / max over the repeats) and a table; ``--json FILE`` keeps everything. Run it with .venv's python.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from dataclasses import asdict, dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+import httpx
+
+from tests.support.swarm_process import MODEL, SwarmProcesses, swarm_of, wait_for
+
+WORDS = [
+    "the",
+    "quick",
+    "brown",
+    "fox",
+    "jumps",
+    "over",
+    "seven",
+    "wise",
+    "owls",
+    "near",
+    "an",
+    "old",
+    "oak",
+    "tree",
+]
+CHAT_OVERHEAD = 30
+SPLITS = {1: ["0:30"], 2: ["0:15", "15:30"], 3: ["0:10", "10:20", "20:30"]}
+
+
+def prompt_of(tokens: int, number: int) -> str:
+    """About ``tokens`` tokens of text, different for each ``number`` so that no prefix is shared."""
+    words = [
+        WORDS[(number * 7 + index * (number + 1)) % len(WORDS)]
+        for index in range(max(1, tokens - CHAT_OVERHEAD))
+    ]
+    return f"{number} " + " ".join(words)
+
+
+@dataclass
+class StreamResult:
+    """One streamed answer as its client saw it; times in seconds."""
+
+    ttft: float
+    tokens: int
+    gaps: list[float]
+
+    @property
+    def rate(self) -> float:
+        """(tokens - 1) / (last - first content event)."""
+        return (self.tokens - 1) / sum(self.gaps) if self.gaps and sum(self.gaps) else 0.0
+
+
+@dataclass
+class Cell:
+    """One measured combination."""
+
+    nodes: int
+    streams: int
+    prompt_tokens: int
+    total_rate: list[float] = field(default_factory=list)
+    ttft: list[float] = field(default_factory=list)
+    gap_p50: list[float] = field(default_factory=list)
+    gap_p99: list[float] = field(default_factory=list)
+
+
+def percentile(values: list[float], share: float) -> float:
+    ordered = sorted(values)
+    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+async def stream_once(client: httpx.AsyncClient, url: str, prompt: str, tokens: int) -> StreamResult:
+    body = {
+        "model": MODEL,
+        "messages": [{"role": "user", "content": prompt}],
+        "stream": True,
+        "temperature": 0,
+        "max_completion_tokens": tokens,
+        "ignore_eos": True,
+        "stream_options": {"include_usage": True},
+    }
+    started = time.perf_counter()
+    times: list[float] = []
+    usage = 0
+    async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
+        if answer.status_code != 200:
+            raise RuntimeError(f"{answer.status_code}: {(await answer.aread())[:300]!r}")
+        async for line in answer.aiter_lines():
+            if not line.startswith("data: ") or line == "data: [DONE]":
+                continue
+            event = json.loads(line[6:])
+            if "error" in event:
+                raise RuntimeError(str(event["error"]))
+            usage = (event.get("usage") or {}).get("completion_tokens", usage)
+            if event["choices"] and event["choices"][0]["delta"].get("content"):
+                times.append(time.perf_counter())
+    if not times:
+        raise RuntimeError("an answer without content")
+    gaps = [later - earlier for earlier, later in pairwise(times)]
+    return StreamResult(times[0] - started, usage, gaps)
+
+
+async def drive(
+    url: str, streams: int, prompt_tokens: int, tokens: int, salt: int
+) -> tuple[list[StreamResult], float]:
+    """Run ``streams`` answers at once; return them and the tokens a second of all together."""
+    limits = httpx.Limits(max_connections=streams + 1)
+    async with httpx.AsyncClient(timeout=600, limits=limits) as client:
+        started = time.perf_counter()
+        prompts = [prompt_of(prompt_tokens, salt * 1000 + number) for number in range(streams)]
+        results = await asyncio.gather(*(stream_once(client, url, prompt, tokens) for prompt in prompts))
+        wall = time.perf_counter() - started
+    first = min(result.ttft for result in results)
+    return list(results), sum(result.tokens - 1 for result in results) / max(wall - first, 1e-9)
+
+
+def measure(swarm: SwarmProcesses, nodes: int, args: argparse.Namespace) -> list[Cell]:
+    url = swarm.nodes[0].url
+    asyncio.run(drive(url, 2, 40, 8, 99))
+    cells = []
+    for prompt_tokens in args.prompts:
+        for streams in args.streams:
+            cell = Cell(nodes, streams, prompt_tokens)
+            for repeat in range(args.repeats):
+                salt = repeat + 10 * streams + prompt_tokens
+                results, rate = asyncio.run(drive(url, streams, prompt_tokens, args.tokens, salt))
+                cell.total_rate.append(results[0].rate if streams == 1 else rate)
+                cell.ttft.append(statistics.median(result.ttft for result in results))
+                gaps = [gap for result in results for gap in result.gaps]
+                cell.gap_p50.append(percentile(gaps, 0.5))
+                cell.gap_p99.append(percentile(gaps, 0.99))
+            cells.append(cell)
+            print(
+                f"  {nodes} node(s) {streams:3} stream(s) prompt {prompt_tokens:4}: {spread(cell.total_rate)} tok/s, "
+                f"TTFT {statistics.median(cell.ttft) * 1e3:.0f} ms, gap p50 {statistics.median(cell.gap_p50) * 1e3:.1f} "
+                f"p99 {statistics.median(cell.gap_p99) * 1e3:.1f} ms",
+                flush=True,
+            )
+    return cells
+
+
+def spread(values: list[float]) -> str:
+    return f"{min(values):.1f} / {statistics.median(values):.1f} / {max(values):.1f}"
+
+
+def memory_of(pid: int) -> dict[str, int]:
+    """Resident bytes of a process: anonymous, file-backed and both (Linux); RSS only elsewhere."""
+    status = Path(f"/proc/{pid}/status")
+    if not status.exists():
+        import psutil
+
+        return {"rss": psutil.Process(pid).memory_info().rss}
+    values = dict(line.split(":", 1) for line in status.read_text().splitlines() if ":" in line)
+    wanted = {"anonymous": "RssAnon", "file": "RssFile", "rss": "VmRSS"}
+    return {key: int(values[name].split()[0]) * 1024 for key, name in wanted.items()}
+
+
+GENERATE = """
+import json, sys, time, torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+from swarm.models.store import ModelStore
+name, dtype, threads, batch, tokens, repeats = sys.argv[1], *sys.argv[2:3], *map(int, sys.argv[3:7])
+torch.set_num_threads(threads)
+folder = ModelStore().find(name).folder
+tokenizer = AutoTokenizer.from_pretrained(folder)
+model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
+prompt = torch.randint(100, 20000, (batch, 45))
+rates = []
+class Clock:
+    def __init__(self): self.times = []
+    def put(self, value): self.times.append(time.perf_counter())
+    def end(self): pass
+with torch.inference_mode():
+    for repeat in range(repeats + 1):
+        streamer = Clock() if batch == 1 else None
+        start = time.perf_counter()
+        model.generate(prompt, max_new_tokens=1, min_new_tokens=1, do_sample=False)
+        first = time.perf_counter() - start
+        start = time.perf_counter()
+        model.generate(prompt, max_new_tokens=tokens, min_new_tokens=tokens, do_sample=False)
+        wall = time.perf_counter() - start
+        if repeat: rates.append(batch * (tokens - 1) / (wall - first))
+    long = torch.randint(100, 20000, (1, 512))
+    prefill = []
+    for repeat in range(repeats + 1):
+        took = []
+        for ids in (long, long[:, :1]):
+            start = time.perf_counter()
+            model.generate(ids, max_new_tokens=1, min_new_tokens=1, do_sample=False)
+            took.append(time.perf_counter() - start)
+        if repeat: prefill.append(took[0] - took[1])
+print(json.dumps({"rates": rates, "prefill": prefill}))
+"""
+
+
+def generate(args: argparse.Namespace, batch: int) -> dict[str, list[float]]:
+    """Run transformers' generate at the same threads and dtype, in a process of its own."""
+    command = [
+        sys.executable,
+        "-c",
+        GENERATE,
+        MODEL,
+        args.dtype,
+        str(args.threads),
+        str(batch),
+        str(args.tokens),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": str(args.threads)}
+    done = subprocess.run(
+        [*command, str(args.repeats)],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+        timeout=1800,
+    )
+    return dict(json.loads(done.stdout.splitlines()[-1]))
+
+
+def prefill_seconds(url: str, repeats: int) -> list[float]:
+    """TTFT of a prompt of about 512 tokens minus TTFT of a tiny one, one pair a repeat."""
+    differences = []
+    for repeat in range(repeats):
+        (long,), _ = asyncio.run(drive(url, 1, 512, 2, 5000 + repeat))
+        (short,), _ = asyncio.run(drive(url, 1, 1, 2, 7000 + repeat))
+        differences.append(long.ttft - short.ttft)
+    return differences
+
+
+def ratio_line(name: str, above: list[float], below: list[float]) -> str:
+    ratios = [a / b for a, b in zip(above, below, strict=False)]
+    return f"{name}: {min(ratios):.2f} / {statistics.median(ratios):.2f} / {max(ratios):.2f}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3], choices=sorted(SPLITS))
+    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8, 16, 32])
+    parser.add_argument("--prompts", type=int, nargs="+", default=[40, 500])
+    parser.add_argument("--tokens", type=int, default=96)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-generate", action="store_true", help="leave transformers' generate out")
+    parser.add_argument("--json", type=Path)
+    args = parser.parse_args()
+    result: dict[str, Any] = {
+        "commit": subprocess.run(
+            ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        ).stdout.strip(),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
+        "python": platform.python_version(),
+        "arguments": {key: str(value) for key, value in vars(args).items()},
+        "cells": [],
+        "memory": {},
+        "ready_seconds": {},
+    }
+    cells: dict[tuple[int, int, int], Cell] = {}
+    prefill: list[float] = []
+    for nodes in args.nodes:
+        started = time.monotonic()
+        doors = [True, *[False] * (nodes - 1)]
+        with swarm_of(SPLITS[nodes], doors=doors, dtype=args.dtype, threads=args.threads) as swarm:
+            result["ready_seconds"][nodes] = time.monotonic() - started
+            wait_for(
+                "every span", lambda s=swarm, n=nodes: len(s.nodes[0].get("/swarm/state")[1]["members"]) == n
+            )
+            for cell in measure(swarm, nodes, args):
+                cells[cell.nodes, cell.streams, cell.prompt_tokens] = cell
+            if nodes == 1:
+                prefill = prefill_seconds(swarm.nodes[0].url, args.repeats)
+            result["memory"][nodes] = [
+                {"span": span, **memory_of(node.pid)}
+                for span, node in zip(SPLITS[nodes], swarm.nodes, strict=True)
+            ]
+    result["cells"] = [asdict(cell) for cell in cells.values()]
+    lines = ratios(args, cells, prefill, result)
+    print("\nRatios (min / median / max)")
+    print("\n".join(lines))
+    result["ratios"] = lines
+    if args.json:
+        args.json.write_text(json.dumps(result, indent=1) + "\n")
+    return 0
+
+
+def ratios(
+    args: argparse.Namespace,
+    cells: dict[tuple[int, int, int], Cell],
+    prefill: list[float],
+    result: dict[str, Any],
+) -> list[str]:
+    lines = []
+    short = min(args.prompts)
+    one = cells.get((1, 1, short))
+    for nodes in (2, 3):
+        more = cells.get((nodes, 1, short))
+        if one and more:
+            lines.append(
+                ratio_line(f"1 stream, {nodes} nodes / 1 node, tok/s", more.total_rate, one.total_rate)
+            )
+            added = [(m - o) * 1e3 / (nodes - 1) for m, o in zip(more.gap_p50, one.gap_p50, strict=True)]
+            lines.append(f"a hop adds, ms a token: {spread(added)}")
+    two, single = cells.get((2, 16, short)), cells.get((1, 16, short))
+    if two and single:
+        lines.append(ratio_line("16 streams, 2 nodes / 1 node, tok/s", two.total_rate, single.total_rate))
+    if not args.no_generate:
+        for batch in (1, 8):
+            cell = cells.get((1, batch, short))
+            if cell:
+                reference = generate(args, batch)
+                result[f"generate_{batch}"] = reference
+                lines.append(
+                    ratio_line(
+                        f"{batch} stream(s), 1 node / generate, tok/s", cell.total_rate, reference["rates"]
+                    )
+                )
+                if batch == 1 and prefill:
+                    lines.append(
+                        ratio_line("prefill of 512, generate / 1 node, s", reference["prefill"], prefill)
+                    )
+    for nodes, held in result["memory"].items():
+        lines += [f"RSS of {m['span']} of {nodes} node(s): {m['rss'] / 2**20:.0f} MiB" for m in held]
+    return lines
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
