@@ -151,7 +151,7 @@ def measure(swarm: SwarmProcesses, nodes: int, args: argparse.Namespace) -> list
             cells.append(cell)
             print(
                 f"  {nodes} node(s) {streams:3} stream(s) prompt {prompt_tokens:4}: {spread(cell.total_rate)} tok/s, "
-                f"TTFT {statistics.median(cell.ttft) * 1e3:.0f} ms, gap p50 {statistics.median(cell.gap_p50) * 1e3:.1f} "
+                f"TTFT {statistics.median(cell.ttft) * 1e3:.0f} ms, gap {statistics.median(cell.gap_p50) * 1e3:.1f} "
                 f"p99 {statistics.median(cell.gap_p99) * 1e3:.1f} ms",
                 flush=True,
             )

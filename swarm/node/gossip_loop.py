@@ -8,18 +8,18 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from swarm.errors import DialError, LinkDownError, PeerError, ProtocolError
-from swarm.gossip.membership import (
+from swarm.gossip.effects import (
     Abort,
     Dial,
     Effect,
     LinkSuspect,
     LinkTrusted,
     MemberChanged,
-    Membership,
     OwnIdentityElsewhere,
     SaveIncarnation,
+    Send,
 )
-from swarm.gossip.membership import Send as GossipSend
+from swarm.gossip.membership import Membership
 from swarm.types import Address, NodeId, short
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ class GossipLoop:
         self._kick.set()
 
     def _carry_out(self, effect: Effect) -> None:
-        if isinstance(effect, GossipSend):
+        if isinstance(effect, Send):
             try:
                 self._network.send(effect.node, effect.message)
             except LinkDownError:

@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 from swarm.errors import ModelError, SwarmError
 from swarm.gossip.record import HostedSpan, SpanLoad
 from swarm.models.tokenizer import ChatTokenizer
-from swarm.routing.path import missing_layers
-from swarm.routing.placement import choose_span
+from swarm.routing.placement import choose_span, missing_layers
 from swarm.types import LayerSpan, ModelId
 
 if TYPE_CHECKING:

@@ -38,7 +38,10 @@ async def run_node(
     def on_signal(_number: int, _frame: object) -> None:
         loop.call_soon_threadsafe(node.stop)
 
-    handled = (signal.SIGINT, signal.SIGTERM) if sys.platform != "win32" else (signal.SIGINT, signal.SIGBREAK)
+    if sys.platform == "win32":
+        handled = (signal.SIGINT, signal.SIGBREAK)
+    else:
+        handled = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, on_signal) for number in handled}
     door = None
     if open_front_door is not None and config.api.listen is not None:

@@ -14,7 +14,8 @@ from swarm.errors import ContextLengthError, LinkDownError, NoPathError, Request
 from swarm.node.front import GenerationRequest, RouteHop, ServedModel
 from swarm.node.generation import OriginTag, RunningGeneration
 from swarm.protocol.messages import Busy, Hop, Opened, Output, Refused, Renew
-from swarm.routing.path import Path, PathRequest, find_path, missing_layers
+from swarm.routing.path import Path, PathRequest, find_path
+from swarm.routing.placement import missing_layers
 from swarm.sessions.effects import ChosenPath, Edge, FindPath, Send, Shun
 from swarm.sessions.origin import OriginSession, Request
 from swarm.types import ModelId, NodeId, SessionId
