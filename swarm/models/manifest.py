@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -34,13 +34,14 @@ _NO_DECODER = re.compile(
 )
 _BITS = {
     "BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64,
-    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
+    "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8,
+    "F8_E4M3FNUZ": 8, "F8_E5M2FNUZ": 8,
     "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64,
 }  # fmt: skip
 
 
 class FileEntry(msgspec.Struct, frozen=True, order=True):
-    """One safetensors file of a model: its name in the folder ('/' between parts), bytes, and SHA-256 in hex."""
+    """One safetensors file of a model: its name in the folder (one '/' at most), bytes, SHA-256 in hex."""
 
     name: str
     size: int
@@ -84,41 +85,43 @@ class Manifest:
         return digest_of(self.files)
 
     def files_for(self, span: LayerSpan | None, *, ends: bool) -> frozenset[str]:
-        """Return the names of the files that hold the span's layers and, with ``ends``, embedding, norm and head."""
-        return frozenset(file for name, file in self.weight_map.items() if _wanted(name, span, ends))
+        """Return the files that hold the span's layers and, with ``ends``, embedding, norm and head."""
+        return frozenset(file for name, file in self.weight_map.items() if wanted(name, span, ends=ends))
 
     def layer_bytes(self, layer: int) -> int:
         """Return the weight bytes of one decoder layer; raises ModelError when a file of it is not here."""
         return self._bytes(LayerSpan(layer, layer + 1), ends=False)
 
     def end_bytes(self) -> int:
-        """Return the weight bytes of embedding, final norm and head; raises ModelError as layer_bytes does."""
+        """Return the weight bytes of embedding, norm and head; raises ModelError as layer_bytes does."""
         return self._bytes(None, ends=True)
 
     def _bytes(self, span: LayerSpan | None, *, ends: bool) -> int:
-        names = [name for name in self.weight_map if _wanted(name, span, ends)]
+        names = [name for name in self.weight_map if wanted(name, span, ends=ends)]
         if absent := next((name for name in names if name not in self.tensors), None):
             raise ModelError(f"{self.weight_map[absent]}, which holds {absent}, is not on this disk")
         return sum(self.tensors[name].octets for name in names)
 
 
 def digest_of(files: Iterable[FileEntry]) -> str:
-    """Return the SHA-256 (hex) over the canonical listing: one line ``name TAB size TAB sha256`` each, sorted."""
+    """Return the SHA-256 (hex) over the listing: sorted lines of name, tab, size, tab, SHA-256."""
     listing = "".join(f"{entry.name}\t{entry.size}\t{entry.sha256}\n" for entry in sorted(files))
     return hashlib.sha256(b"swarm-manifest/1\n" + listing.encode()).hexdigest()
 
 
+def is_name(text: str) -> bool:
+    """Say whether ``text`` may name a model, or a file of one, on every platform."""
+    if len(text) > _MAX_NAME or not _NAME.match(text):
+        return False
+    return not any(_DEVICE.match(part) or part.endswith(".") for part in text.split("/"))
+
+
 def check_name(name: str) -> str:
-    """Return ``name`` if it may name a file of a model on every platform; raises ModelError otherwise."""
-    parts = name.split("/")
-    if (
-        len(name) > _MAX_NAME
-        or not _NAME.match(name)
-        or any(_DEVICE.match(part) or part.endswith(".") for part in parts)
-    ):
+    """Return ``name`` if it may name a model or a file of one; raises ModelError otherwise."""
+    if not is_name(name):
         raise ModelError(
-            f"{name[:80]!r} can't name a file of a model: letters, digits, '.', '_' and '-', at most one '/', "
-            "no device names of Windows"
+            f"{name[:80]!r} can't name a model or a file of one: letters, digits, '.', '_' and '-', "
+            "at most one '/', no device names of Windows"
         )
     return name
 
@@ -131,7 +134,8 @@ def layer_of(tensor: str) -> int | None:
     return int(match[1]) if match else None
 
 
-def _wanted(tensor: str, span: LayerSpan | None, ends: bool) -> bool:
+def wanted(tensor: str, span: LayerSpan | None, *, ends: bool) -> bool:
+    """Say whether computing the span, or with ``ends`` embedding, norm and head, needs the tensor."""
     if _NO_DECODER.search(tensor):
         return False
     layer = layer_of(tensor)
@@ -157,9 +161,9 @@ def parse_index(text: bytes) -> dict[str, str]:
 
 
 def parse_header(file: str, header: bytes, file_size: int) -> dict[str, TensorInfo]:
-    """Read the JSON header of a safetensors file of ``file_size`` bytes; the data lies behind it without holes.
+    """Read the JSON header of a safetensors file of ``file_size`` bytes; data follows it without holes.
 
-    Raises ModelError when a tensor's range does not fit its shape, or the file is shorter than its header says.
+    Raises ModelError when a tensor's range does not fit its shape, or the file is cut short.
     """
     data = _json_object(header, file)
     data.pop("__metadata__", None)
@@ -176,16 +180,15 @@ def parse_header(file: str, header: bytes, file_size: int) -> dict[str, TensorIn
 
 
 def _tensor(file: str, name: str, entry: object, begin: int) -> TensorInfo:
-    if isinstance(entry, dict):
-        dtype, shape, offsets = entry.get("dtype"), entry.get("shape"), entry.get("data_offsets")
-        if dtype in _BITS and _sizes(shape) and _sizes(offsets) and len(offsets) == 2:
-            if math.prod(shape) * _BITS[dtype] == (offsets[1] - offsets[0]) * 8:
-                return TensorInfo(file, dtype, tuple(shape), begin + offsets[0], begin + offsets[1])
-    raise ModelError(f"{file} is damaged: the header's entry for {name[:80]} does not describe a tensor")
-
-
-def _sizes(value: Any) -> bool:
-    return isinstance(value, list) and all(type(v) is int and 0 <= v < 2**53 for v in value)
+    try:
+        described = msgspec.convert(entry, _HeaderEntry)
+        first, last = described.data_offsets
+        fits = math.prod(described.shape) * _BITS[described.dtype] == (last - first) * 8
+    except (msgspec.ValidationError, KeyError) as exc:
+        raise ModelError(f"{file} is damaged: the header's entry for {name[:80]}: {exc}") from exc
+    if not fits or last < first:
+        raise ModelError(f"{file} is damaged: the bytes of {name[:80]} do not fit its shape")
+    return TensorInfo(file, described.dtype, described.shape, begin + first, begin + last)
 
 
 def encode_files(files: Iterable[FileEntry], *, revision: str = "") -> bytes:
@@ -205,6 +208,15 @@ def decode_files(text: bytes) -> tuple[tuple[FileEntry, ...], str]:
     if len({entry.name.lower() for entry in stored.files}) != len(stored.files):
         raise ModelError("the stored manifest names one file twice")
     return stored.files, stored.revision
+
+
+_Size = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]
+
+
+class _HeaderEntry(msgspec.Struct, frozen=True):
+    dtype: str
+    shape: tuple[_Size, ...]
+    data_offsets: tuple[_Size, _Size]
 
 
 class _Stored(msgspec.Struct, frozen=True):

@@ -198,7 +198,7 @@ def _layer_types(text: Mapping[str, Any], layers: int, window: int | None) -> tu
 
 
 def _pattern(text: Mapping[str, Any]) -> int:
-    """Return p where every p-th layer attends to everything and the others to a window; 0: all to a window."""
+    """Return p where all but every p-th layer attend to a window only; 0: all do."""
     family = str(text.get("model_type", "")).removesuffix("_text")
     default = {"gemma2": 2, "gemma3": 6, "cohere2": 4, "gpt_oss": 2}.get(family, 0)
     return _count(text, "sliding_window_pattern", default=default)

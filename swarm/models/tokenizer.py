@@ -40,12 +40,14 @@ class ChatTokenizer:
         """Ids that end an answer: those of generation_config, config and tokenizer together."""
         self.vocab_size = self.tokenizer.get_vocab_size(with_added_tokens=True)
         self.eos_token_id: int | None = fast.eos_token_id
-        self._added = {i: token.content for i, token in self.tokenizer.get_added_tokens_decoder().items()}
+        self._added: dict[int, str] = {
+            i: token.content for i, token in self.tokenizer.get_added_tokens_decoder().items()
+        }
         self._byte_of = _byte_alphabet() if self._is_byte_level() else None
 
     @classmethod
     def load(cls, folder: Path) -> ChatTokenizer:
-        """Read tokenizer, template and stop ids of a model folder. Raises ModelError that names what is missing."""
+        """Read tokenizer, template and stop ids of a model folder. Raises ModelError when one is missing."""
         # Imported here: transformers takes seconds, and importing this module must not.
         import transformers
 
@@ -132,7 +134,7 @@ class ChatTokenizer:
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Return the ids of ``text``; ``special`` adds what the tokenizer puts around a plain text (BOS)."""
-        return self.tokenizer.encode(text, add_special_tokens=special).ids
+        return list(self.tokenizer.encode(text, add_special_tokens=special).ids)
 
     def decode(self, ids: Iterable[int]) -> str:
         """Return the text of ``ids`` without special tokens."""
@@ -173,7 +175,7 @@ def _byte_alphabet() -> dict[str, bytes]:
 
 
 def _stop_ids(folder: Path, fast: Any) -> frozenset[int]:
-    found: frozenset[int] = token_ids(fast.eos_token_id)
+    found = token_ids(fast.eos_token_id)
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             found |= _eos_of(folder / name)

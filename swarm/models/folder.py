@@ -1,0 +1,228 @@
+"""A model folder on disk: its files checked, hashed once, and described as a Manifest. Knows no network.
+
+Nothing is written into the folder: hashes are kept in swarm's own cache, by path, size and time of change.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import msgspec
+
+from swarm.errors import ModelError
+from swarm.models.manifest import (
+    MAX_HEADER_BYTES,
+    FileEntry,
+    Manifest,
+    TensorInfo,
+    check_name,
+    decode_files,
+    parse_header,
+    parse_index,
+)
+from swarm.models.progress import Progress, silent
+from swarm.models.spec import ModelSpec
+from swarm.types import DTYPES
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+MANIFEST_NAME = "swarm-manifest.json"
+
+_MAX_JSON_BYTES = 64 * 1024 * 1024
+_BLOCK_BYTES = 4 * 1024 * 1024
+_PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
+_CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+
+
+class IncompleteError(ModelError):
+    """The folder lacks files, and nothing on this disk says what is in them."""
+
+
+class _Hashed(msgspec.Struct, frozen=True):
+    size: int
+    mtime_ns: int
+    sha256: str
+
+
+class HashCache:
+    """SHA-256 of files, computed once for each (path, size, time of change) and kept under ``folder``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def sha256(self, path: Path, progress: Progress = silent) -> str:
+        """Return the file's SHA-256 in hex. Raises ModelError when it changes meanwhile, or OSError."""
+        real = path.resolve()
+        before = real.stat()
+        known = self._read(real)
+        if known is not None and (known.size, known.mtime_ns) == (before.st_size, before.st_mtime_ns):
+            return known.sha256
+        digest = hash_file(real, f"Hashing {path.name}", progress)
+        after = real.stat()
+        if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+            raise ModelError(f"{path} changed while it was read")
+        entry = _Hashed(after.st_size, after.st_mtime_ns, digest)
+        write_atomically(self._entry(real), msgspec.json.encode(entry))
+        return digest
+
+    def _entry(self, real: Path) -> Path:
+        return self._folder / f"{hashlib.sha256(os.fsencode(real)).hexdigest()}.json"
+
+    def _read(self, real: Path) -> _Hashed | None:
+        try:
+            return msgspec.json.decode(self._entry(real).read_bytes(), type=_Hashed)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None  # never hashed, or a damaged entry: hash again
+
+
+def hash_file(path: Path, what: str, progress: Progress) -> str:
+    """Return the SHA-256 in hex of a file that is read in blocks."""
+    digest = hashlib.sha256()
+    block = memoryview(bytearray(_BLOCK_BYTES))
+    size, done = path.stat().st_size, 0
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(block):
+            digest.update(block[:count])
+            done += count
+            progress(what, done, size)
+    return digest.hexdigest()
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """Write a small file so that readers see the old or the new one whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def read_json(folder: Path, name: str) -> Mapping[str, Any]:
+    """Return a JSON object out of the folder. Raises ModelError; IncompleteError when it is absent."""
+    try:
+        data = json.loads(_read_small(folder, name))
+    except (ValueError, RecursionError) as exc:
+        raise ModelError(f"{folder / name} is damaged: {exc}") from exc
+    if not isinstance(data, dict):
+        raise ModelError(f"{folder / name} does not hold a JSON object")
+    return data
+
+
+def open_folder(folder: Path, cache: HashCache, progress: Progress = silent) -> tuple[ModelSpec, Manifest]:
+    """Read what a model folder holds. Raises ModelError, IncompleteError where a download could help."""
+    try:
+        config = read_json(folder, "config.json")
+        ModelSpec.from_config(config)  # what can't be used is refused before gigabytes are hashed
+        manifest = _manifest(folder, cache, progress)
+    except OSError as exc:
+        raise ModelError(f"{exc.filename or folder} can't be read: {exc.strerror or exc}") from exc
+    return _spec(config, manifest), manifest
+
+
+def _spec(config: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
+    """Read the spec, with what config.json may leave out taken from the weights."""
+    stored = [tensor.dtype for tensor in manifest.tensors.values() if tensor.dtype in _CONFIG_DTYPES]
+    commonest = _CONFIG_DTYPES[max(set(stored), key=stored.count)] if stored else DTYPES[-1]
+    has_head = any(name.endswith("lm_head.weight") for name in manifest.weight_map)
+    return ModelSpec.from_config(config, default_dtype=commonest, default_tied=not has_head)
+
+
+def _manifest(folder: Path, cache: HashCache, progress: Progress) -> Manifest:
+    weight_map, names = _weight_files(folder)
+    known = stored_files(folder)
+    files: list[FileEntry] = []
+    tensors: dict[str, TensorInfo] = {}
+    for name in names:
+        path = inside(folder, name)
+        if not path.is_file():
+            if name not in known:
+                raise IncompleteError(f"{folder} lacks {name}")
+            files.append(known[name])
+            continue
+        tensors.update(_read_header(path, name))
+        entry = FileEntry(name, path.stat().st_size, cache.sha256(path, progress))
+        if known.get(name, entry) != entry:
+            raise ModelError(f"{path} is damaged or was changed: it differs from {MANIFEST_NAME}; delete it")
+        files.append(entry)
+    for tensor, info in tensors.items():
+        if weight_map.setdefault(tensor, info.file) != info.file:
+            raise ModelError(f"{folder}: {INDEX_NAME} places {tensor[:80]} in another file than {info.file}")
+    present = {entry.file for entry in tensors.values()}
+    if lost := next((t for t, file in weight_map.items() if file in present and t not in tensors), None):
+        raise ModelError(f"{folder}: {weight_map[lost]} lacks {lost[:80]}, which {INDEX_NAME} places there")
+    return Manifest(tuple(sorted(files)), MappingProxyType(weight_map), MappingProxyType(tensors))
+
+
+def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
+    """Return the index's weight map (empty without one) and the names of the weight files."""
+    if inside(folder, INDEX_NAME).is_file():
+        weight_map = parse_index(_read_small(folder, INDEX_NAME))
+        return weight_map, sorted(set(weight_map.values()))
+    if inside(folder, SINGLE_NAME).is_file():
+        return {}, [SINGLE_NAME]
+    refuse_other_formats(folder.name, (path.name for path in folder.iterdir()))
+    raise IncompleteError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}")
+
+
+def refuse_other_formats(model: str, names: Iterable[str]) -> None:
+    """Raise ModelError when the only weights among ``names`` are in a format that swarm does not load."""
+    found = [Path(name) for name in names]
+    if any(path.match(pattern) for path in found for pattern in _PICKLES):
+        raise ModelError(
+            f"{model} has weights in pickle files only, which can run code when they are read; "
+            "swarm loads safetensors: look for a converted copy of this model"
+        )
+    if any(path.match("*.gguf") for path in found):
+        raise ModelError(f"{model} has weights as GGUF only; convert them first (swarm.models.gguf.convert)")
+
+
+def stored_files(folder: Path) -> dict[str, FileEntry]:
+    """Return the listing stored beside the weights by a download, by file name; empty when there is none."""
+    path = folder / MANIFEST_NAME
+    if not path.is_file():
+        return {}
+    return {entry.name: entry for entry in decode_files(path.read_bytes())[0]}
+
+
+def inside(folder: Path, name: str) -> Path:
+    """Return the path of a file of the folder. Raises ModelError when links lead it elsewhere.
+
+    Links of the Hugging Face cache, from a snapshot to its repository's blobs, are what they should be.
+    """
+    path = folder / check_name(name)
+    real, root = path.resolve(), folder.resolve()
+    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
+    if not real.is_relative_to(root) and not real.is_relative_to(blobs):
+        raise ModelError(f"{path} is a link out of the model's folder; put the file itself there")
+    return path
+
+
+def _read_small(folder: Path, name: str) -> bytes:
+    path = inside(folder, name)
+    if not path.is_file():
+        raise IncompleteError(f"{folder} has no {name}")
+    if path.stat().st_size > _MAX_JSON_BYTES:
+        raise ModelError(f"{path} is larger than {_MAX_JSON_BYTES} bytes")
+    return path.read_bytes()
+
+
+def _read_header(path: Path, name: str) -> dict[str, TensorInfo]:
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            raise ModelError(f"{path} is not a safetensors file, or it is cut short")
+        return parse_header(name, file.read(length), size)

@@ -1,0 +1,160 @@
+"""The models on this machine: swarm's own folder, folders adopted in place, and the Hugging Face cache.
+
+Knows nothing of layers being computed or of peers.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import platformdirs
+
+from swarm.errors import ModelError
+from swarm.models.catalog import DEFAULT_MODEL
+from swarm.models.folder import HashCache, IncompleteError, open_folder
+from swarm.models.manifest import Manifest, check_name, is_name
+from swarm.models.progress import Progress, silent
+from swarm.models.spec import ModelSpec
+from swarm.types import LayerSpan, ModelId
+
+__all__ = ["DEFAULT_MODEL", "LocalModel", "ModelStore", "default_home"]
+
+log = logging.getLogger(__name__)
+
+Wanted = LayerSpan | Literal["all"] | None
+"""Which layers' weights are wanted: a span, all of them, or none."""
+
+_SNAPSHOT = re.compile(r"models--(.+)\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class LocalModel:
+    """A model on this disk, or the part of its weight files that is."""
+
+    id: ModelId
+    folder: Path
+    spec: ModelSpec
+    manifest: Manifest
+
+    def lacks(self, span: Wanted, *, ends: bool) -> tuple[str, ...]:
+        """Return the weight files that are needed for the span and the ends but are not on this disk."""
+        layers = LayerSpan(0, self.spec.layers) if span == "all" else span
+        needed = self.manifest.files_for(layers, ends=ends)
+        return tuple(sorted(needed - {tensor.file for tensor in self.manifest.tensors.values()}))
+
+
+class ModelStore:
+    """Finds models by Hugging Face id or folder, and obtains what is missing. All methods block."""
+
+    def __init__(self, home: Path | None = None) -> None:
+        """Keep models in ``home``/models and hashes in ``home``/cache; default: default_home()."""
+        self.home = home if home is not None else default_home()
+        self.cache = HashCache(self.home / "cache" / "sha256")
+
+    def folder(self, name: str) -> Path:
+        """Return where the model called ``name`` lives in this store. Raises ModelError for a bad name."""
+        return self.home.joinpath("models", *check_name(name).split("/"))
+
+    def find(
+        self, name_or_folder: str, progress: Progress = silent, *, name: str | None = None
+    ) -> LocalModel | None:
+        """Return a model that is on this disk, hashing its weights the first time; None when it is not.
+
+        A folder is adopted in place under its own name, or ``name``. Raises ModelError for one that is
+        damaged, in a format that swarm does not load, or of a family that needs code of its own.
+        """
+        if is_name(name_or_folder):
+            own = self._whole(self.folder(name_or_folder), name or name_or_folder, progress)
+            if own is not None:
+                return own
+        path = Path(name_or_folder).expanduser()
+        if path.is_dir():
+            return self._open(path.absolute(), name or self._public_name(path), progress)
+        if not is_name(name_or_folder):
+            return None
+        cached = _hub_snapshot(name_or_folder)
+        return self._whole(cached, name or name_or_folder, progress) if cached is not None else None
+
+    def obtain(
+        self, name_or_folder: str, *, span: Wanted, ends: bool, progress: Progress | None = None
+    ) -> LocalModel:
+        """Return a model with the weights of ``span`` and, with ``ends``, of embedding, norm and head.
+
+        What is missing comes from the Hugging Face hub: only the files that hold it. Raises ModelError.
+        """
+        tell = progress or silent
+        found = self.find(name_or_folder, tell)
+        if found is not None and not (lacking := found.lacks(span, ends=ends)):
+            return found
+        if not is_name(name_or_folder) or Path(name_or_folder).expanduser().is_dir():
+            problem = f"lacks {', '.join(lacking)}" if found is not None else "does not exist"
+            raise ModelError(f"the model folder {name_or_folder} {problem}")
+        from swarm.models import hub  # imported here: most starts need no network
+
+        folder = self.folder(name_or_folder)
+        hub.download(name_or_folder, folder, self.cache, span=span, ends=ends, progress=tell)
+        return self._open(folder, name_or_folder, tell)
+
+    def list(self, progress: Progress = silent) -> tuple[LocalModel, ...]:
+        """Return the models of swarm's own folder; one that can't be used is logged and left out."""
+        root = self.home / "models"
+        configs = [*root.glob("[!.]*/config.json"), *root.glob("[!.]*/[!.]*/config.json")]
+        found: list[LocalModel] = []
+        for folder in sorted(path.parent for path in configs):
+            try:
+                model = self._whole(folder, folder.relative_to(root).as_posix(), progress)
+            except ModelError as exc:
+                log.warning("%s is left out: %s", folder, exc)
+                continue
+            if model is not None:
+                found.append(model)
+        return tuple(found)
+
+    def _whole(self, folder: Path, name: str, progress: Progress) -> LocalModel | None:
+        """Open a folder that a download may have left half-way; None when there is not enough to go by."""
+        if not (folder / "config.json").is_file():
+            return None
+        try:
+            return self._open(folder, name, progress)
+        except IncompleteError:
+            return None
+
+    def _open(self, folder: Path, name: str, progress: Progress) -> LocalModel:
+        spec, manifest = open_folder(folder, self.cache, progress)
+        try:
+            model_id = ModelId(name, manifest.digest)
+        except ValueError as exc:
+            raise ModelError(f"{folder}: {exc}; give the model a name") from exc
+        return LocalModel(model_id, folder, spec, manifest)
+
+    def _public_name(self, folder: Path) -> str:
+        """Return what a folder given by path is called: its id in a store or cache, else its base name."""
+        real = folder.resolve()
+        root = (self.home / "models").resolve()
+        if real.is_relative_to(root) and real != root:
+            return real.relative_to(root).as_posix()
+        if real.parent.name == "snapshots" and (match := _SNAPSHOT.match(real.parents[1].name)):
+            return match[1].replace("--", "/", 1)
+        return real.name
+
+
+def default_home() -> Path:
+    """Return $SWARM_HOME, or the platform's folder for a user's data."""
+    home = os.environ.get("SWARM_HOME")
+    return Path(home).expanduser() if home else platformdirs.user_data_path("swarm", appauthor=False)
+
+
+def _hub_snapshot(name: str) -> Path | None:
+    """Return the newest snapshot of a model in the Hugging Face cache, whole or in part."""
+    import huggingface_hub  # imported here: a quarter of a second, and its cache is the last place to look
+
+    try:
+        config = huggingface_hub.try_to_load_from_cache(name, "config.json")
+    except ValueError:
+        return None  # a name that the hub could not have
+    return Path(config).parent if isinstance(config, str) else None
