@@ -1,0 +1,39 @@
+"""A model's ends on the compute thread: tokens to rows, rows to logits. Knows nothing of sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from swarm.engine.kernels import pack_weight
+from swarm.errors import EngineError
+from swarm.models.loader import ModelEnds
+
+
+class Ends:
+    """Embedding, final norm and head of one model, in one dtype."""
+
+    def __init__(self, ends: ModelEnds, dtype: torch.dtype, device: str) -> None:
+        self.dtype = dtype
+        self.device = device
+        self.hidden_size = ends.hidden_size
+        self.vocabulary = ends.vocabulary
+        self._ends = ends
+        bias = None if ends.head_bias is None else ends.head_bias.to(device=device, dtype=dtype)
+        self._head = pack_weight(ends.head_weight.to(device=device, dtype=dtype), bias)
+
+    @property
+    def weight_bytes(self) -> int:
+        return self.vocabulary * self.hidden_size * self.dtype.itemsize
+
+    def embed(self, tokens: Sequence[int]) -> torch.Tensor:
+        """Return [len(tokens), hidden]. Raises EngineError for a token outside the vocabulary."""
+        if not tokens or min(tokens) < 0 or max(tokens) >= self.vocabulary:
+            raise EngineError(f"token ids must lie in 0..{self.vocabulary - 1}")
+        rows: torch.Tensor = self._ends.embedding(tokens)
+        return rows
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Return [rows, vocabulary] in float32 for rows behind the last layer, scaled as the family does."""
+        return self._ends.finish(self._head(self._ends.norm(hidden))).float()

@@ -1,0 +1,228 @@
+"""Keys and values of sequences: the budget they are accounted in, and the slabs they lie in.
+
+The accounting belongs to the event-loop thread, the slabs to the compute thread; neither knows of jobs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+
+from swarm.engine.jobs import SequenceKey
+from swarm.errors import BadTensorError, KVFullError
+
+WINDOW_SLACK = 512
+"""Tokens that a window layer keeps beyond its window: the largest chunk or rejected draft that can be undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class LayerKV:
+    """What one layer stores for a token: ``heads`` keys and as many values of ``dim`` numbers."""
+
+    heads: int
+    dim: int
+    window: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class KVLayout:
+    """The layers of one span in order, and the bytes of a number."""
+
+    layers: tuple[LayerKV, ...]
+    itemsize: int
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of one token in every layer, as if none had a window."""
+        return sum(2 * layer.heads * layer.dim for layer in self.layers) * self.itemsize
+
+    def bytes_for(self, tokens: int) -> int:
+        """Bytes that a sequence of at most ``tokens`` needs."""
+        return (
+            sum(2 * layer.heads * layer.dim * capacity(layer.window, tokens) for layer in self.layers)
+            * self.itemsize
+        )
+
+    def part(self, first: int, count: int) -> KVLayout:
+        return KVLayout(self.layers[first : first + count], self.itemsize)
+
+
+def capacity(window: int | None, tokens: int) -> int:
+    """Slots a layer needs for a sequence of ``tokens``: a window layer moves its end to the front when full."""
+    return tokens if window is None else min(tokens, 2 * (window + WINDOW_SLACK))
+
+
+def floor_of(layout: KVLayout, highest: int) -> int:
+    """Return the shortest length a sequence that once was ``highest`` long can surely be truncated to."""
+    floors = [
+        0 if highest <= capacity(layer.window, highest) else max(0, highest - WINDOW_SLACK)
+        for layer in layout.layers
+    ]
+    return max(floors, default=0)
+
+
+@dataclass(slots=True)
+class _Reservation:
+    layout: KVLayout
+    tokens: int
+    reserved_bytes: int
+
+
+class KVBudget:
+    """How many bytes are promised to whom. Every sequence is rounded up to whole blocks."""
+
+    def __init__(self, budget_bytes: int, block_tokens: int) -> None:
+        self.budget_bytes = budget_bytes
+        self.used_bytes = 0
+        self._block_tokens = block_tokens
+        self._held: dict[SequenceKey, _Reservation] = {}
+
+    def __len__(self) -> int:
+        return len(self._held)
+
+    def __contains__(self, key: SequenceKey) -> bool:
+        return key in self._held
+
+    def rounded(self, tokens: int) -> int:
+        return -(-max(tokens, 1) // self._block_tokens) * self._block_tokens
+
+    def reserve(self, key: SequenceKey, layout: KVLayout, tokens: int) -> int:
+        """Promise room for ``tokens``, or for more of them; return the tokens there is room for now.
+
+        Raises KVFullError, and then nothing has changed.
+        """
+        held = self._held.get(key)
+        before = held.reserved_bytes if held is not None else 0
+        rounded = max(self.rounded(tokens), held.tokens if held is not None else 0)
+        wanted = layout.bytes_for(rounded)
+        free = self.budget_bytes - self.used_bytes
+        if wanted - before > free:
+            raise KVFullError(wanted - before, free)
+        self.used_bytes += wanted - before
+        self._held[key] = _Reservation(layout, rounded, wanted)
+        return rounded
+
+    def layout_of(self, key: SequenceKey) -> KVLayout:
+        """Return the layout ``key`` was reserved with. Raises KeyError for a key that holds nothing."""
+        return self._held[key].layout
+
+    def release(self, key: SequenceKey) -> None:
+        """Give back what ``key`` holds; a key that holds nothing is ignored."""
+        held = self._held.pop(key, None)
+        if held is not None:
+            self.used_bytes -= held.reserved_bytes
+
+    def free_tokens(self, layout: KVLayout) -> int:
+        """Return the tokens, in whole blocks, that one more sequence could surely get."""
+        tokens = (self.budget_bytes - self.used_bytes) // max(layout.bytes_per_token, 1)
+        return max(0, tokens // self._block_tokens * self._block_tokens)
+
+
+class _Slab:
+    """Keys and values of the layers of one kind: [2 x layers, 1, heads, slots, dim], keys at even indices."""
+
+    def __init__(
+        self, kind: LayerKV, layers: Sequence[int], tokens: int, dtype: torch.dtype, device: str
+    ) -> None:
+        self.kind = kind
+        self.layers = tuple(layers)
+        self.base = 0
+        """Position of slot 0."""
+        self.data = self._allocate(tokens, dtype, device)
+
+    def _allocate(self, tokens: int, dtype: torch.dtype, device: str) -> torch.Tensor:
+        slots = capacity(self.kind.window, tokens)
+        return torch.empty(
+            2 * len(self.layers), 1, self.kind.heads, slots, self.kind.dim, dtype=dtype, device=device
+        )
+
+    def grow(self, tokens: int, length: int) -> None:
+        if capacity(self.kind.window, tokens) <= self.data.shape[3]:
+            return
+        old = self.data
+        self.data = self._allocate(tokens, old.dtype, str(old.device))
+        self.data[:, :, :, : length - self.base] = old[:, :, :, : length - self.base]
+
+    def make_room(self, length: int, count: int) -> None:
+        """Move the last window to the front when ``count`` more tokens don't fit behind ``length``."""
+        window = self.kind.window
+        if window is None or length + count - self.base <= self.data.shape[3]:
+            return
+        kept_from = max(self.base, length - window - WINDOW_SLACK)
+        kept = self.data[:, :, :, kept_from - self.base : length - self.base].clone()
+        if length + count - kept_from > self.data.shape[3]:  # a step of more tokens than the slack
+            self.data = self.data.new_empty(*self.data.shape[:3], length + count - kept_from, self.kind.dim)
+        self.data[:, :, :, : length - kept_from] = kept
+        self.base = kept_from
+
+    def read_from(self, position: int) -> int:
+        """Return the first position that a query at ``position`` may look at."""
+        return 0 if self.kind.window is None else max(0, position + 1 - self.kind.window)
+
+
+class LayerViews(NamedTuple):
+    """Where one layer's new keys and values go, and what its queries read: [1, heads, tokens, dim] each."""
+
+    write_key: torch.Tensor
+    write_value: torch.Tensor
+    read_key: torch.Tensor
+    read_value: torch.Tensor
+    window: int | None
+
+
+class SequenceKV:
+    """The keys and values of one sequence in the layers of one span."""
+
+    def __init__(self, layout: KVLayout, tokens: int, dtype: torch.dtype, device: str) -> None:
+        self.length = 0
+        self.tokens = tokens
+        kinds: dict[LayerKV, list[int]] = {}
+        for index, kind in enumerate(layout.layers):
+            kinds.setdefault(kind, []).append(index)
+        self._layers = len(layout.layers)
+        self._slabs = [_Slab(kind, layers, tokens, dtype, device) for kind, layers in kinds.items()]
+
+    def grow(self, tokens: int) -> None:
+        """Make room for ``tokens`` in all."""
+        if tokens > self.tokens:
+            for slab in self._slabs:
+                slab.grow(tokens, self.length)
+            self.tokens = tokens
+
+    @property
+    def floor(self) -> int:
+        """The shortest length this sequence can be truncated to: 0, or what its window layers still hold."""
+        return max(
+            (slab.base + slab.kind.window for slab in self._slabs if slab.base and slab.kind.window),
+            default=0,
+        )
+
+    def truncate(self, length: int) -> None:
+        """Forget all tokens from ``length`` on. Raises BadTensorError below the floor."""
+        if length >= self.length:
+            return
+        if length < self.floor:
+            raise BadTensorError(
+                f"can't go back to token {length}: only tokens from {self.floor} on are held"
+            )
+        if length == 0:
+            for slab in self._slabs:
+                slab.base = 0
+        self.length = length
+
+    def append_views(self, count: int) -> list[LayerViews]:
+        """Return each layer's views for ``count`` tokens behind the current length, and count them as held."""
+        start, end = self.length, self.length + count
+        views: list[LayerViews | None] = [None] * self._layers
+        for slab in self._slabs:
+            slab.make_room(start, count)
+            written = slab.data[:, :, :, start - slab.base : end - slab.base].unbind(0)
+            read = slab.data[:, :, :, slab.read_from(start) - slab.base : end - slab.base].unbind(0)
+            for index, layer in enumerate(slab.layers):
+                k, v = 2 * index, 2 * index + 1
+                views[layer] = LayerViews(written[k], written[v], read[k], read[v], slab.kind.window)
+        self.length = end
+        return [view for view in views if view is not None]

@@ -1,0 +1,228 @@
+"""Choosing tokens from logits, by draws that depend on nothing but (seed, choice, position).
+
+Knows nothing of models, sequences or batches beyond the rows it is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+
+from swarm.engine.jobs import TokenLogprob
+from swarm.engine.params import SamplingParams
+from swarm.errors import BadTensorError, EngineError
+
+_FIRST_CANDIDATES = 256
+"""How many of the likeliest tokens are sorted first when top_p is looked for; doubled until they suffice."""
+
+
+class TokenMask(Protocol):
+    """A grammar: forbids tokens before each draw and follows the tokens accepted."""
+
+    def mask(self, logits: torch.Tensor) -> None:
+        """Set the logits ([vocabulary], float32) of forbidden tokens to -inf, in place."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Advance by ``token``."""
+        ...
+
+
+def uniform(seed: int, choice: int, position: int) -> float:
+    """Return a number in [0, 1) that looks random and is the same on every machine and in every retry."""
+    key = f"{seed}/{choice}/{position}".encode()
+    return (
+        int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
+        / 2.0**64
+        // 2.0**-53
+        * 2.0**-53
+    )
+
+
+class Sampler:
+    """Chooses the tokens of one answer, one after the other.
+
+    Penalties, logit_bias, min_tokens and grammar change raw logits, for greedy choices too; then temperature ->
+    min_p -> top_p -> top_k -> draw. presence_penalty and frequency_penalty count generated tokens,
+    repetition_penalty those of ``prompt`` too. Log-probabilities are those of the raw logits, before all of it,
+    as OpenAI and vLLM report them.
+    """
+
+    def __init__(
+        self, params: SamplingParams, prompt: Sequence[int] = (), mask: TokenMask | None = None
+    ) -> None:
+        self.params = params
+        self.position = 0
+        """Tokens accepted so far: the position of the next one in the answer."""
+        self._mask = mask
+        self._counts: dict[int, int] = {}
+        self._prompt = frozenset(prompt) if params.repetition_penalty != 1.0 else frozenset()
+        self._greedy = params.temperature == 0.0 or params.top_k == 1
+        self._adjusts = bool(
+            params.presence_penalty
+            or params.frequency_penalty
+            or params.repetition_penalty != 1.0
+            or params.logit_bias
+            or params.banned_until
+            or mask is not None
+        )
+
+    @property
+    def plain_greedy(self) -> bool:
+        """Whether the next token is just the arg-max of the raw logits, so that rows can be chosen together."""
+        return self._greedy and not self._adjusts and self.params.top_logprobs is None
+
+    def sample(self, logits: torch.Tensor) -> tuple[int, TokenLogprob | None]:
+        """Choose a token from raw logits ([vocabulary], float32) and accept it.
+
+        Raises BadTensorError for logits that hold NaN or +inf, EngineError when every token is forbidden.
+        """
+        token = self.choose(logits)
+        logprob = _logprob(logits, token, self.params.top_logprobs)
+        self.accept(token)
+        return token, logprob
+
+    def accept(self, token: int) -> None:
+        """Count ``token`` as the next of the answer."""
+        self.position += 1
+        self._counts[token] = self._counts.get(token, 0) + 1
+        if self._mask is not None:
+            self._mask.accept(token)
+
+    def choose(self, logits: torch.Tensor) -> int:
+        """Return the token that ``sample`` would choose now, without accepting it."""
+        scores = self._adjusted(logits) if self._adjusts else logits
+        best = float(scores.max())
+        if best != best or best == float("inf"):
+            raise BadTensorError("the logits hold NaN or infinity")
+        if best == float("-inf"):
+            raise EngineError("every token is forbidden")
+        if self._greedy:
+            return int(scores.argmax())
+        draw = uniform(self.params.seed, self.params.choice, self.position)
+        return draw_token(scores, self.params, draw)
+
+    def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
+        params = self.params
+        scores = logits.clone()
+        if params.repetition_penalty != 1.0:
+            seen = self._ids(self._prompt.union(self._counts), scores)
+            found = scores[seen]
+            scores[seen] = torch.where(
+                found > 0, found / params.repetition_penalty, found * params.repetition_penalty
+            )
+        if self._counts and (params.presence_penalty or params.frequency_penalty):
+            seen = self._ids(self._counts, scores)
+            counts = torch.tensor(list(self._counts.values()), dtype=scores.dtype, device=scores.device)
+            scores[seen] -= params.presence_penalty + params.frequency_penalty * counts
+        for token, bias in params.logit_bias.items():
+            if 0 <= token < scores.shape[0]:
+                scores[token] += bias
+        for token, until in params.banned_until.items():
+            if self.position < until and 0 <= token < scores.shape[0]:
+                scores[token] = float("-inf")
+        if self._mask is not None:
+            self._mask.mask(scores)
+        return scores
+
+    @staticmethod
+    def _ids(tokens: Sequence[int] | frozenset[int] | dict[int, int], like: torch.Tensor) -> torch.Tensor:
+        return torch.tensor(list(tokens), dtype=torch.long, device=like.device)
+
+
+def draw_token(scores: torch.Tensor, params: SamplingParams, draw: float) -> int:
+    """Return the token at ``draw`` in the cumulated probabilities, in the order of token ids.
+
+    ``scores`` are adjusted logits; temperature, min_p, top_p and top_k are applied here, in that order.
+    """
+    shares = torch.softmax(scores.double() / params.temperature, dim=-1)
+    if params.min_p > 0.0:
+        shares = torch.where(shares < params.min_p * shares.max(), 0.0, shares)
+    if params.top_p < 1.0:
+        shares = _keep_top_p(shares, params.top_p)
+    if 0 < params.top_k < shares.shape[0]:
+        shares = _keep_only(shares, shares.topk(params.top_k).indices)
+    reached = shares.cumsum(0)
+    token = int(torch.searchsorted(reached, draw * reached[-1], right=True))
+    if token < shares.shape[0] and shares[token] > 0:
+        return token
+    return int(shares.nonzero()[-1])  # rounding can push the draw behind the last token that is left
+
+
+def _keep_top_p(shares: torch.Tensor, top_p: float) -> torch.Tensor:
+    """Keep the likeliest tokens up to and including the one that crosses ``top_p`` of what is left."""
+    goal = top_p * float(shares.sum())
+    size = min(_FIRST_CANDIDATES, shares.shape[0])
+    while True:
+        values, indices = shares.topk(size)
+        before = values.cumsum(0) - values
+        if size == shares.shape[0] or float(before[-1] + values[-1]) >= goal:
+            kept = indices[before < goal]
+            return _keep_only(shares, kept if len(kept) else indices[:1])
+        size = min(size * 4, shares.shape[0])
+
+
+def _keep_only(shares: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    return torch.zeros_like(shares).index_copy_(0, kept, shares[kept])
+
+
+def _logprob(logits: torch.Tensor, token: int, top: int | None) -> TokenLogprob | None:
+    if top is None:
+        return None
+    logprobs = torch.log_softmax(logits, dim=-1)
+    best: tuple[tuple[int, float], ...] = ()
+    if top > 0:
+        values, indices = logprobs.topk(min(top, logprobs.shape[0]))
+        best = tuple(zip(indices.tolist(), values.tolist(), strict=True))
+    return TokenLogprob(token, float(logprobs[token]), best)
+
+
+def sample_rows(
+    logits: torch.Tensor, samplers: Sequence[Sampler], drafts: Sequence[tuple[int, ...]]
+) -> list[tuple[list[int], list[TokenLogprob]] | EngineError]:
+    """Sample for several answers at once: sampler i owns the next 1 + len(drafts[i]) rows of ``logits``.
+
+    A row is sampled only if the drafts before it were what the rows before it gave. A sampler that fails does
+    so alone.
+    """
+    best = logits.argmax(dim=-1).tolist() if any(sampler.plain_greedy for sampler in samplers) else []
+    finite = torch.isfinite(logits.amax(dim=-1)).tolist()
+    results: list[tuple[list[int], list[TokenLogprob]] | EngineError] = []
+    start = 0
+    for sampler, draft in zip(samplers, drafts, strict=True):
+        rows = range(start, start + 1 + len(draft))
+        start = rows.stop
+        try:
+            results.append(_sample_one(logits, sampler, draft, rows, best, finite))
+        except EngineError as exc:
+            results.append(exc)
+    return results
+
+
+def _sample_one(
+    logits: torch.Tensor,
+    sampler: Sampler,
+    draft: tuple[int, ...],
+    rows: range,
+    best: list[int],
+    finite: list[bool],
+) -> tuple[list[int], list[TokenLogprob]]:
+    tokens: list[int] = []
+    logprobs: list[TokenLogprob] = []
+    for index, row in enumerate(rows):
+        if not finite[row]:
+            raise BadTensorError("the logits hold NaN or infinity")
+        if sampler.plain_greedy:
+            token, logprob = best[row], None
+            sampler.accept(token)
+        else:
+            token, logprob = sampler.sample(logits[row])
+        tokens.append(token)
+        if logprob is not None:
+            logprobs.append(logprob)
+        if index < len(draft) and token != draft[index]:
+            break
+    return tokens, logprobs

@@ -1,0 +1,283 @@
+"""The compute thread as the node sees it: bytes in, bytes out, one list of results for each finished batch.
+
+Accounting answers at once on the event-loop thread; tensors are touched only by the compute thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import statistics
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Future
+from typing import TypeAlias, TypeVar
+
+import psutil
+import torch
+
+from swarm.config import MIB, EngineSettings
+from swarm.engine.attention import ATTENTION, Segment
+from swarm.engine.core import ComputeCore, Result, StageKey
+from swarm.engine.ends import Ends
+from swarm.engine.jobs import (
+    EmbedJob,
+    EngineStats,
+    LoadedEnds,
+    LoadedStage,
+    SampleJob,
+    SequenceKey,
+    StepJob,
+)
+from swarm.engine.kv_pool import KVBudget, KVLayout, floor_of
+from swarm.engine.stage import Stage
+from swarm.errors import EngineError, ModelError
+from swarm.models.loader import load_ends, load_span, torch_dtype
+from swarm.models.store import LocalModel
+from swarm.types import LayerSpan, ModelId
+
+_MAX_DEFAULT_KV_BYTES = 2048 * MIB
+_MEASURED_RUNS = 5
+
+T = TypeVar("T")
+Command: TypeAlias = Callable[[ComputeCore], None]
+
+
+class Engine:
+    """One compute thread that owns all tensors."""
+
+    def __init__(self, settings: EngineSettings, device: str = "cpu") -> None:
+        self._settings = settings
+        self._device = device
+        self._budget = KVBudget(settings.kv_bytes or default_kv_bytes(), settings.block_tokens)
+        self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
+        self._results: asyncio.Queue[list[Result] | None] = asyncio.Queue()
+        self._thread: threading.Thread | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._core = ComputeCore(settings.token_budget)
+        self._layouts: dict[StageKey, KVLayout] = {}
+        self._weights: dict[object, int] = {}
+        self._highest: dict[SequenceKey, int] = {}
+        self._loading = asyncio.Lock()
+        self._crash: BaseException | None = None
+
+    # Life
+
+    def start(self) -> None:
+        """Start the compute thread; must be called inside a running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._run, name="swarm-compute", daemon=True)
+        self._thread.start()
+
+    async def aclose(self) -> None:
+        """Stop after the batch that is running; what still waits is dropped."""
+        if self._thread is None:
+            return
+        self._commands.put(None)
+        await asyncio.to_thread(self._thread.join)
+        self._thread = None
+        self._results.put_nowait(None)
+
+    # Weights
+
+    async def load_span(self, model: LocalModel, span: LayerSpan, dtype: str) -> LoadedStage:
+        """Read ``span``, measure it and make it usable. Raises ModelError."""
+        async with self._loading:
+            stage = await asyncio.to_thread(self._build_stage, model, span, dtype)
+        key = (model.id, span)
+        seconds = await self._call(lambda core: _install_stage(core, key, stage))
+        self._layouts[key] = stage.layout
+        self._weights[key] = stage.weight_bytes
+        return LoadedStage(
+            model=model.id,
+            span=span,
+            dtype=dtype,
+            hidden_size=stage.hidden_size,
+            weight_bytes=stage.weight_bytes,
+            kv_bytes_per_token=stage.layout.bytes_per_token,
+            seconds_per_layer=seconds / len(span),
+        )
+
+    async def unload_span(self, model: ModelId, span: LayerSpan) -> None:
+        """Forget ``span``; steps of sequences that use it fail. The caller closes those sequences."""
+        key = (model, span)
+        self._layouts.pop(key, None)
+        self._weights.pop(key, None)
+        await self._call(lambda core: core.drop_stage(key))
+
+    async def load_ends(self, model: LocalModel, dtype: str) -> LoadedEnds:
+        """Read embedding, norm and head, measure them and make them usable. Raises ModelError."""
+        async with self._loading:
+            ends = await asyncio.to_thread(self._build_ends, model, dtype)
+        seconds = await self._call(lambda core: _install_ends(core, model.id, ends))
+        self._weights[model.id] = ends.weight_bytes
+        return LoadedEnds(model.id, dtype, ends.weight_bytes, seconds)
+
+    def _build_stage(self, model: LocalModel, span: LayerSpan, dtype: str) -> Stage:
+        with torch.inference_mode():
+            base = load_span(model.folder, span, dtype, self._device, attention=ATTENTION)
+            return Stage(base, span, torch_dtype(dtype), self._device)
+
+    def _build_ends(self, model: LocalModel, dtype: str) -> Ends:
+        with torch.inference_mode():
+            return Ends(load_ends(model.folder, dtype, self._device), torch_dtype(dtype), self._device)
+
+    # Sequences: accounting here, memory on the compute thread
+
+    def open(self, key: SequenceKey, model: ModelId, span: LayerSpan, kv_tokens: int) -> None:
+        """Reserve room for a new, empty sequence through ``span``; an open one of that key is closed first.
+
+        ``span`` may be part of a loaded span. Raises ModelError when no loaded span covers it, KVFullError.
+        """
+        stage = self._stage_for(model, span)
+        layout = self._layouts[stage].part(span.start - stage[1].start, len(span))
+        self.close(key)
+        tokens = self._budget.reserve(key, layout, kv_tokens)
+        self._highest[key] = 0
+        self._commands.put(lambda core: core.open(key, stage, span, tokens, kv_tokens))
+
+    def grow(self, key: SequenceKey, kv_tokens: int) -> None:
+        """Reserve room for ``kv_tokens`` in all. Raises KVFullError, EngineError for a key that isn't open."""
+        tokens = self._budget.reserve(key, self._layout_of(key), kv_tokens)
+        self._commands.put(lambda core: core.grow(key, tokens))
+
+    def truncate(self, key: SequenceKey, length: int) -> None:
+        """Forget all tokens from ``length`` on, after the steps submitted before. Raises EngineError."""
+        if length < self.floor(key):
+            raise EngineError(
+                f"can't go back to token {length}: only tokens from {self.floor(key)} on are held"
+            )
+        self._commands.put(lambda core: core.truncate(key, length))
+
+    def floor(self, key: SequenceKey) -> int:
+        """Return the shortest length that ``truncate`` can reach: 0, unless window layers forgot the start."""
+        return floor_of(self._layout_of(key), self._highest[key])
+
+    def close(self, key: SequenceKey) -> None:
+        """Free the sequence; its waiting steps end with an error. A key that isn't open is ignored."""
+        if key in self._budget:
+            self._budget.release(key)
+            self._highest.pop(key, None)
+            self._commands.put(lambda core: core.close(key))
+
+    def submit(self, job: StepJob | EmbedJob | SampleJob) -> None:
+        """Queue ``job``; its result comes out of ``results``, with an error in it if it can't be done."""
+        if isinstance(job, StepJob) and job.key in self._highest:
+            self._highest[job.key] = max(self._highest[job.key], job.position + job.count)
+        now = time.perf_counter()
+        self._commands.put(lambda core: core.submit(job, now))
+
+    async def results(self) -> AsyncIterator[list[Result]]:
+        """Yield one list for each finished batch, until the engine closes.
+
+        Raises EngineError when the compute thread died.
+        """
+        while (batch := await self._results.get()) is not None:
+            yield batch
+        if self._crash is not None:
+            raise EngineError(f"the compute thread died: {self._crash!r}") from self._crash
+
+    def free_kv_tokens(self, model: ModelId, span: LayerSpan) -> int:
+        """Return the tokens one more sequence through ``span`` could surely reserve. Raises ModelError."""
+        stage = self._stage_for(model, span)
+        return self._budget.free_tokens(self._layouts[stage].part(span.start - stage[1].start, len(span)))
+
+    def stats(self) -> EngineStats:
+        """Return what the engine holds and has done since its start."""
+        counters = self._core.counters
+        return EngineStats(
+            kv_budget_bytes=self._budget.budget_bytes,
+            kv_used_bytes=self._budget.used_bytes,
+            sequences=len(self._budget),
+            queued_jobs=self._core.queued + self._commands.qsize(),
+            steps=counters.steps,
+            rows=counters.rows,
+            busy_seconds=counters.busy_seconds,
+            weight_bytes=sum(self._weights.values()),
+            spans=tuple(self._layouts),
+        )
+
+    def _stage_for(self, model: ModelId, span: LayerSpan) -> StageKey:
+        """Return the smallest loaded span that covers ``span``."""
+        covering = [key for key in self._layouts if key[0] == model and key[1].covers(span)]
+        if not covering:
+            raise ModelError(f"{span.described()} of {model} are not loaded here")
+        return min(covering, key=lambda key: len(key[1]))
+
+    def _layout_of(self, key: SequenceKey) -> KVLayout:
+        if key not in self._budget:
+            raise EngineError("the sequence is not open")
+        return self._budget.layout_of(key)
+
+    # The thread
+
+    async def _call(self, function: Callable[[ComputeCore], T]) -> T:
+        """Run ``function`` on the compute thread and return what it returns."""
+        done: Future[T] = Future()
+
+        def run(core: ComputeCore) -> None:
+            try:
+                done.set_result(function(core))
+            except EngineError as exc:
+                done.set_exception(exc)
+
+        self._commands.put(run)
+        return await asyncio.wrap_future(done)
+
+    def _run(self) -> None:
+        torch.set_num_threads(self._settings.threads or psutil.cpu_count(logical=False) or 1)
+        try:
+            with torch.inference_mode():
+                while self._take_commands():
+                    if self._core.has_work():
+                        self._post(self._core.run())
+        except BaseException as exc:
+            self._crash = exc
+            self._post(None)
+            raise
+
+    def _take_commands(self) -> bool:
+        """Carry out what is queued, waiting for something when there is nothing to do; False: stop."""
+        try:
+            while True:
+                command = self._commands.get(block=not self._core.has_work())
+                if command is None:
+                    return False
+                command(self._core)
+        except queue.Empty:
+            return True
+
+    def _post(self, batch: list[Result] | None) -> None:
+        if self._loop is not None and (batch is None or batch) and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._results.put_nowait, batch)
+
+
+def default_kv_bytes() -> int:
+    """Return a quarter of the free memory, 2 GiB at most."""
+    return min(int(psutil.virtual_memory().available) // 4, _MAX_DEFAULT_KV_BYTES)
+
+
+def _install_stage(core: ComputeCore, key: StageKey, stage: Stage) -> float:
+    """Make ``stage`` usable; return the median seconds of one decode token through it."""
+    hidden = torch.zeros(1, stage.hidden_size, dtype=stage.dtype, device=stage.device)
+    kv = stage.new_kv(stage.span, _MEASURED_RUNS + 2)
+    seconds = []
+    for position in range(_MEASURED_RUNS + 2):
+        began = time.perf_counter()
+        stage.forward(stage.span, hidden, [Segment(0, 1, position, kv.append_views(1), kv.tokens)])
+        seconds.append(time.perf_counter() - began)
+    core.stages[key] = stage
+    return statistics.median(seconds[2:])
+
+
+def _install_ends(core: ComputeCore, model: ModelId, ends: Ends) -> float:
+    """Make ``ends`` usable; return the median seconds from a hidden row to a greedy token."""
+    hidden = torch.zeros(1, ends.hidden_size, dtype=ends.dtype, device=ends.device)
+    seconds = []
+    for _ in range(_MEASURED_RUNS):
+        began = time.perf_counter()
+        ends.logits(hidden).argmax(dim=-1).tolist()
+        seconds.append(time.perf_counter() - began)
+    core.ends[model] = ends
+    return statistics.median(seconds)

@@ -1,0 +1,84 @@
+"""The tensors of a model folder by name: which file holds each, read in part or mapped. Knows no model."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+
+from swarm.errors import ModelError
+
+INDEX_NAME = "model.safetensors.index.json"
+SINGLE_NAME = "model.safetensors"
+_MAX_HEADER_BYTES = 100 * 1024 * 1024
+_STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """Tensor names of one folder and the file of each; ``name`` is for messages."""
+
+    name: str
+    files: dict[str, Path]
+
+    @classmethod
+    def open(cls, folder: Path) -> Checkpoint:
+        """List the tensors in ``folder``. Raises ModelError when there are no safetensors."""
+        index = folder / INDEX_NAME
+        try:
+            if index.is_file():
+                listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+                return cls(folder.name, {key: folder / Path(file).name for key, file in listed.items()})
+            with safe_open(folder / SINGLE_NAME, framework="pt") as file:
+                return cls(folder.name, dict.fromkeys(file.keys(), folder / SINGLE_NAME))
+        except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as exc:
+            raise ModelError(f"{folder.name}: no readable safetensors files: {exc}") from exc
+
+    @property
+    def keys(self) -> Iterable[str]:
+        return self.files.keys()
+
+    def first_of(self, *keys: str) -> str:
+        """Return the first of ``keys`` that is stored. Raises ModelError when none is."""
+        for key in keys:
+            if key in self.files:
+                return key
+        raise ModelError(f"{self.name}: tensors missing: {keys[0]}")
+
+    @contextmanager
+    def reading(self, keys: Iterable[str]) -> Iterator[Callable[[str], Any]]:
+        """Give a function from a key to a lazy slice of its tensor; the files stay open meanwhile."""
+        with ExitStack() as stack:
+            opened: dict[Path, Any] = {}
+            try:
+                for path in {self.files[key] for key in keys}:
+                    opened[path] = stack.enter_context(safe_open(path, framework="pt"))
+                yield lambda key: opened[self.files[key]].get_slice(key)
+            except (OSError, SafetensorError) as exc:
+                raise ModelError(f"{self.name}: {exc}") from exc
+
+    def mapped(self, key: str) -> torch.Tensor:
+        """Return the tensor as a view of the file's pages: memory is used only for what is touched."""
+        path = self.files[key]
+        try:
+            with path.open("rb") as file:
+                header_bytes = int.from_bytes(file.read(8), "little")
+                if header_bytes > _MAX_HEADER_BYTES:
+                    raise ModelError(f"{self.name}: {path.name} has no safetensors header")
+                entry = json.loads(file.read(header_bytes))[key]
+                pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
+            dtype = _STORED[entry["dtype"]]
+            start, end = entry["data_offsets"]
+            flat = torch.frombuffer(
+                pages, dtype=torch.uint8, offset=8 + header_bytes + start, count=end - start
+            )
+            return flat.view(dtype).view(entry["shape"])
+        except (OSError, ValueError, KeyError, RuntimeError) as exc:
+            raise ModelError(f"{self.name}: {key} can't be read from {path.name}: {exc}") from exc
