@@ -122,16 +122,9 @@ class Hosting:
         try:
             dtype = self.compute_dtype(local)
             span = self._span(local)
-            if span is not None:
-                self._announce(f"Loading {span.described()} of {local.id.name} in {dtype} …")
-                stage = await self._engine.load_span(local, span, dtype)
-                self._stages.append((stage, local.spec.layers))
-                self._on_change()
-                self._announce(
-                    f"Ready: {span.described()} of {local.spec.layers} of {local.id}, "
-                    f"{stage.weight_bytes / 2**20:.0f} MiB, "
-                    f"{stage.seconds_per_layer * 1e3:.2f} ms a layer and token"
-                )
+            for wanted in (span, *self._private_spans(local, span)):
+                if wanted is not None:
+                    await self._load_span(local, wanted, dtype)
             if self._ends_wanted:
                 await self.need_ends(local)
                 await self.tokenizer(local)
@@ -139,6 +132,27 @@ class Hosting:
         except SwarmError as exc:
             log.error("could not load %s: %s", local.id, exc)
             self._announce(f"Could not load {local.id}: {exc}")
+
+    async def _load_span(self, local: LocalModel, span: LayerSpan, dtype: str) -> None:
+        self._announce(f"Loading {span.described()} of {local.id.name} in {dtype} …")
+        stage = await self._engine.load_span(local, span, dtype)
+        self._stages.append((stage, local.spec.layers))
+        self._on_change()
+        self._announce(
+            f"Ready: {span.described()} of {local.spec.layers} of {local.id}, "
+            f"{stage.weight_bytes / 2**20:.0f} MiB, {stage.seconds_per_layer * 1e3:.2f} ms a layer and token"
+        )
+
+    def _private_spans(self, local: LocalModel, held: LayerSpan | None) -> tuple[LayerSpan, ...]:
+        """The first and last layers that this door insists on computing itself and does not hold yet."""
+        first, last = private_layers(self._settings.private_layers)
+        layers = local.spec.layers
+        if first + last > layers:
+            raise ModelError(f"{local.id.name} has {layers} layers: --private-layers {first}:{last} are more")
+        wanted = ([LayerSpan(0, first)] if first else []) + (
+            [LayerSpan(layers - last, layers)] if last else []
+        )
+        return tuple(span for span in wanted if held is None or not held.covers(span))
 
     def _span(self, local: LocalModel) -> LayerSpan | None:
         wanted = self._settings.layers
@@ -178,3 +192,9 @@ class Hosting:
                 found = await asyncio.to_thread(ChatTokenizer.load, local.folder)
                 self._tokenizers[local.id] = found
             return found
+
+
+def private_layers(text: str) -> tuple[int, int]:
+    """Read ``K`` or ``K:M``, as configuration has checked it: the first K and the last M layers."""
+    first, _, last = text.partition(":")
+    return int(first or 0), int(last or 0)

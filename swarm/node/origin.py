@@ -13,6 +13,7 @@ from swarm.engine.sampling import Sampler
 from swarm.errors import ContextLengthError, LinkDownError, NoPathError, RequestError, UnknownModelError
 from swarm.node.front import GenerationRequest, RouteHop, ServedModel
 from swarm.node.generation import OriginTag, RunningGeneration
+from swarm.node.hosting import Hosting, private_layers
 from swarm.protocol.messages import Busy, Hop, Opened, Output, Refused, Renew
 from swarm.routing.path import Path, PathRequest, find_path
 from swarm.routing.placement import missing_layers
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from swarm.models.store import LocalModel
     from swarm.models.tokenizer import ChatTokenizer
     from swarm.node.bus import Bus
-    from swarm.node.hosting import Hosting
     from swarm.routing.view import SwarmView
 
 OriginMessage = Opened | Output | Refused | Busy
@@ -66,7 +66,7 @@ class Origin:
         self._shunned: dict[Edge, _Shunned] = {}
         self._first_seen: dict[ModelId, int] = {}
         self._renewed_at = 0.0
-        self._private = _private_layers(config.model.private_layers)
+        self._private = private_layers(config.model.private_layers)
 
     @property
     def running(self) -> int:
@@ -269,9 +269,3 @@ class Origin:
 def _wire_dtype(path: Path, checkpoint: str) -> str:
     """The checkpoint's dtype, or float32 as soon as one hop computes in it."""
     return "float32" if any(hop.dtype == "float32" for hop in path.hops) else checkpoint
-
-
-def _private_layers(text: str) -> tuple[int, int]:
-    """Read ``K`` or ``K:M``; configuration has checked the form."""
-    first, _, last = text.partition(":")
-    return int(first or 0), int(last or 0)

@@ -1,0 +1,163 @@
+"""What other nodes get to see: hidden states, never text or token ids; and what hidden states give away.
+
+Two nodes in one process over real sockets, so that every frame the second one receives can be kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from itertools import pairwise
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+from safetensors import safe_open
+
+from swarm.config import Config, ModelSettings, NodeSettings, SessionSettings
+from swarm.engine.params import SamplingParams
+from swarm.models.store import LocalModel, ModelStore
+from swarm.node.front import GenerationRequest
+from swarm.node.keystore import Keystore
+from swarm.node.node import Node
+from swarm.protocol.messages import AnyMessage, Step
+from swarm.types import Address, LayerSpan, NodeId
+from tests.support.swarm_process import MODEL
+
+pytestmark = [pytest.mark.real_model, pytest.mark.timeout(300)]
+
+SECRET = "5a" * 32
+TEXT = "My password is correct horse battery staple, keep it between us."
+
+
+class Wiretap:
+    """Keeps what one node receives from another."""
+
+    def __init__(self, node: Node, own: NodeId) -> None:
+        self.frames: list[tuple[AnyMessage, bytes]] = []
+        dispatch = node._dispatch
+        received = dispatch.received
+
+        def tapped(sender: NodeId, message: AnyMessage, payload: memoryview) -> None:
+            if sender != own:
+                self.frames.append((message, bytes(payload)))
+            received(sender, message, payload)
+
+        dispatch.received = tapped  # type: ignore[method-assign]
+
+    def steps(self) -> list[tuple[Step, bytes]]:
+        return [(message, payload) for message, payload in self.frames if isinstance(message, Step)]
+
+
+@contextlib.asynccontextmanager
+async def running(
+    folder: Path, *, layers: LayerSpan | str, bootstrap: tuple[Address, ...], private: str = ""
+):
+    """One node in this process, without a front door of HTTP."""
+    config = Config(
+        node=NodeSettings(
+            name=folder.name, listen=Address("127.0.0.1", 0), bootstrap=bootstrap, state=str(folder)
+        ),
+        model=ModelSettings(model=MODEL, layers=layers, dtype="float32", private_layers=private),
+        session=SessionSettings(step_min_seconds=30.0),
+    )
+    with Keystore(folder) as keystore:
+        identity = keystore.open(create_secret=False, swarm_key_file="", environ_key=SECRET)
+        node = Node(config, keystore, identity, lambda line: None)
+        task = asyncio.create_task(node.run(None))
+        try:
+            yield node
+        finally:
+            node.stop()
+            await task
+
+
+async def servable(node: Node, *, members: int) -> None:
+    async with asyncio.timeout(120):
+        while True:
+            served = node.models()
+            holders = {span.node for span in node.view().spans}
+            if served and served[0].servable and len(holders) == members:
+                return
+            await asyncio.sleep(0.05)
+
+
+async def listening(node: Node) -> Address:
+    async with asyncio.timeout(30):
+        while True:
+            addresses = node._membership.members()[0].record.addresses
+            if addresses:
+                return addresses[0]
+            await asyncio.sleep(0.02)
+
+
+async def answer(node: Node, prompt: tuple[int, ...], tokens: int) -> list[int]:
+    request = GenerationRequest("test", MODEL, prompt, SamplingParams(temperature=0), tokens, ignore_eos=True)
+    generation = await node.open(request)
+    try:
+        return [event.token async for event in generation if event.token >= 0]
+    finally:
+        await generation.aclose()
+
+
+@pytest.fixture(scope="module")
+def model() -> LocalModel:
+    local = ModelStore().find(MODEL)
+    assert local is not None
+    return local
+
+
+@pytest.fixture(scope="module")
+def embedding(model: LocalModel) -> np.ndarray:
+    with safe_open(model.folder / "model.safetensors", "pt") as weights:
+        return weights.get_tensor("model.embed_tokens.weight").float().numpy()
+
+
+async def tapped_answer(tmp_path: Path, private: str) -> AsyncIterator[object]:
+    """An answer whose origin and second node are watched: yields (prompt, tokens, wiretap)."""
+    async with running(tmp_path / "origin", layers="none", bootstrap=(), private=private) as origin:
+        address = await listening(origin)
+        async with running(tmp_path / "hop", layers=LayerSpan(0, 30), bootstrap=(address,)) as hop:
+            tap = Wiretap(hop, hop._id)
+            await servable(origin, members=2 if private else 1)
+            tokenizer = await origin.tokenizer(MODEL)
+            text = tokenizer.render([{"role": "user", "content": TEXT}])
+            prompt = tuple(tokenizer.encode(text, special=False))
+            tokens = await answer(origin, prompt, 8)
+            yield prompt, tokens, tap
+
+
+def recovered(tap: Wiretap, embedding: np.ndarray, prompt: tuple[int, ...]) -> float:
+    """The share of the prompt's tokens that a nearest-embedding search finds in the hop's inputs."""
+    rows = [np.frombuffer(payload, np.float32).reshape(step.count, -1) for step, payload in tap.steps()]
+    inputs = np.concatenate(rows)[: len(prompt)]
+    similarity = inputs @ embedding.T - 0.5 * (embedding**2).sum(1)
+    return float((similarity.argmax(1) == np.array(prompt)).mean())
+
+
+async def test_no_frame_holds_text_or_token_ids_but_the_first_hop_can_look_them_up(tmp_path, embedding):
+    async for prompt, tokens, tap in tapped_answer(tmp_path, ""):
+        encoded = [msgspec.msgpack.encode(message) for message, _ in tap.frames]
+        ids = [*prompt, *tokens]
+        pairs = [
+            msgspec.msgpack.encode([a, b])[1:]
+            for a, b in pairwise(ids)
+            if a > 255 and b > 255
+        ]
+        assert tap.steps()
+        assert pairs
+        for header, (_, payload) in zip(encoded, tap.frames, strict=True):
+            for secret in (TEXT.encode(), b"password", b"staple", *pairs):
+                assert secret not in header
+                assert secret not in payload
+        assert recovered(tap, embedding, prompt) == 1.0
+
+
+async def test_with_private_layers_the_lookup_fails(tmp_path, embedding):
+    async for prompt, tokens, tap in tapped_answer(tmp_path, "1:1"):
+        if not tap.steps():
+            pytest.fail("the answer never left the origin: the test saw no frame")
+        assert len(tokens) == 8
+        assert recovered(tap, embedding, prompt) < 0.2
