@@ -1,7 +1,7 @@
 """The shortest-path problem as arrays, and its exact solution. Knows nothing of models or views.
 
-A row is one node computing in one dtype. The layers form a chain, so the search over (layer, row) needs
-no heap: it is a min-plus product of the costs so far with the matrix of moves, once a layer (Viterbi's algorithm).
+A row is one node computing in one dtype. The layers form a chain, so the search over (layer, row)
+needs no heap: once a layer, the costs so far are multiplied (min, plus) with the matrix of moves (Viterbi).
 """
 
 from __future__ import annotations

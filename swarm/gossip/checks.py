@@ -1,0 +1,112 @@
+"""Indirect checks: before accusing a member this node asks others whether they hear it. Sends nothing itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from swarm.types import NodeId
+
+ACCUSE_SPREAD_SECONDS = 0.2
+"""Accusers wait up to that long, at random: most then find that enough others have signed already."""
+
+
+@dataclass(slots=True)
+class Doubt:
+    """A member that this node does not hear. ``waiting`` are the helpers still to answer."""
+
+    next_check: float
+    pause: float
+    nonce: int = 0
+    waiting: set[NodeId] = field(default_factory=set)
+    deadline: float | None = None
+    accuse_at: float | None = None
+
+    def due(self) -> float:
+        """Return the time of this doubt's next step."""
+        times = [time for time in (self.deadline, self.accuse_at) if time is not None]
+        return min(times, default=self.next_check)
+
+
+class Doubts:
+    """All doubts of this node. A check that somebody vouches in is repeated, ever more seldom."""
+
+    def __init__(self, check_seconds: float, max_pause: float) -> None:
+        self._check_seconds = check_seconds
+        self._max_pause = max_pause
+        self._doubts: dict[NodeId, Doubt] = {}
+        self._nonce = 0
+
+    def __contains__(self, subject: NodeId) -> bool:
+        return subject in self._doubts
+
+    def raise_(self, subject: NodeId, now: float) -> None:
+        """Begin to doubt; no effect if doubted already."""
+        self._doubts.setdefault(subject, Doubt(next_check=now, pause=self._check_seconds))
+
+    def settle(self, subject: NodeId) -> None:
+        self._doubts.pop(subject, None)
+
+    def due(self, now: float) -> list[NodeId]:
+        """Return the subjects whose check should begin now."""
+        return [
+            subject
+            for subject, doubt in sorted(self._doubts.items())
+            if doubt.deadline is None and doubt.accuse_at is None and now >= doubt.next_check
+        ]
+
+    def begin(self, subject: NodeId, helpers: list[NodeId], now: float, spread: float) -> int:
+        """Start a check by ``helpers`` and return its nonce; with nobody to ask the check has failed."""
+        doubt = self._doubts[subject]
+        self._nonce += 1
+        doubt.nonce, doubt.waiting = self._nonce, set(helpers)
+        if helpers:
+            doubt.deadline = now + self._check_seconds
+        else:
+            self._failed(doubt, now, spread)
+        return doubt.nonce
+
+    def answer(
+        self, helper: NodeId, subject: NodeId, nonce: int, alive: bool, now: float, spread: float
+    ) -> None:
+        """Take an answer; from who was not asked, or asked in another check, it counts nothing."""
+        doubt = self._doubts.get(subject)
+        if doubt is None or doubt.nonce != nonce or helper not in doubt.waiting:
+            return
+        doubt.waiting.discard(helper)
+        if alive:
+            doubt.waiting.clear()
+            doubt.deadline = None
+            doubt.next_check = now + doubt.pause
+            doubt.pause = min(doubt.pause * 2, self._max_pause)
+        elif not doubt.waiting:
+            self._failed(doubt, now, spread)
+
+    def expire(self, now: float, spread: float) -> None:
+        """Fail the checks whose helpers did not answer in time."""
+        for _, doubt in sorted(self._doubts.items()):
+            if doubt.deadline is not None and now >= doubt.deadline:
+                self._failed(doubt, now, spread)
+
+    def to_accuse(self, now: float) -> list[NodeId]:
+        """Return the subjects to accuse now, once for each failed check."""
+        ready = [s for s, d in sorted(self._doubts.items()) if d.accuse_at is not None and now >= d.accuse_at]
+        for subject in ready:
+            doubt = self._doubts[subject]
+            doubt.accuse_at = None
+            doubt.next_check = now + self._check_seconds
+        return ready
+
+    def postpone(self, seconds: float) -> None:
+        """This process stood still: answers may be waiting unread."""
+        for doubt in self._doubts.values():
+            doubt.next_check += seconds
+            doubt.deadline = None if doubt.deadline is None else doubt.deadline + seconds
+            doubt.accuse_at = None if doubt.accuse_at is None else doubt.accuse_at + seconds
+
+    def wakeup(self) -> float:
+        return min((doubt.due() for doubt in self._doubts.values()), default=float("inf"))
+
+    def _failed(self, doubt: Doubt, now: float, spread: float) -> None:
+        doubt.waiting.clear()
+        doubt.deadline = None
+        doubt.accuse_at = now + spread * ACCUSE_SPREAD_SECONDS

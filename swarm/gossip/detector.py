@@ -1,0 +1,164 @@
+"""The slow tier: whether a member is SUSPECT or DEAD, by the word of several. Knows no records' content.
+
+Nobody is accused before others were asked, and whoever hears a member never buries it, whatever is claimed.
+"""
+
+from __future__ import annotations
+
+from swarm.errors import ProtocolError
+from swarm.gossip.broadcasts import RELAY_FANOUT, News
+from swarm.gossip.checks import Doubts
+from swarm.gossip.core import Core
+from swarm.gossip.effects import Abort
+from swarm.gossip.member import Entry, Health
+from swarm.gossip.record import Claim, decode_claim, encode
+from swarm.gossip.suspicion import ENOUGH_SIGNERS, refute_period
+from swarm.protocol.identity import sign_claim, verify_claim
+from swarm.protocol.messages import CheckPeer, PeerChecked, SignedSuspicion
+from swarm.types import NodeId
+
+
+class Detector:
+    """Doubts, claims and verdicts over the members of one view."""
+
+    def __init__(self, core: Core) -> None:
+        self._core = core
+        self._doubts = Doubts(core.settings.check_seconds, core.settings.sync_seconds)
+
+    def doubt(self, subject: NodeId, now: float) -> None:
+        """Begin indirect checks of a known member that this node does not hear."""
+        entry = self._core.table.get(subject)
+        if entry is not None and not entry.gone and subject != self._core.node:
+            self._doubts.raise_(subject, now)
+
+    def settle(self, subject: NodeId) -> None:
+        self._doubts.settle(subject)
+
+    def close(self, subject: NodeId) -> None:
+        """The subject spoke for itself, with a higher incarnation or a farewell."""
+        self._core.claims.close(subject)
+
+    def postpone(self, seconds: float) -> None:
+        self._doubts.postpone(seconds)
+        self._core.claims.postpone(seconds)
+
+    def wakeup(self) -> float:
+        return self._doubts.wakeup()
+
+    def tick(self, now: float) -> None:
+        for subject in self._doubts.due(now):
+            self._check(subject, now)
+        self._doubts.expire(now, self._core.rng.random())
+        for subject in self._doubts.to_accuse(now):
+            self._accuse(subject, now)
+        for subject in self._core.claims.subjects():
+            self._judge(subject, now)
+
+    def on_check(self, sender: NodeId, message: CheckPeer) -> None:
+        alive = message.subject == self._core.node or self._core.links.hears(message.subject)
+        self._core.send(sender, PeerChecked(message.subject, message.nonce, alive))
+
+    def on_answer(self, sender: NodeId, message: PeerChecked, now: float) -> None:
+        spread = self._core.rng.random()
+        self._doubts.answer(sender, message.subject, message.nonce, message.alive, now, spread)
+
+    def on_claim(self, sender: NodeId, signed: SignedSuspicion, now: float) -> None:
+        """Take a relayed claim. Raises ProtocolError if it is malformed or its signature is wrong."""
+        claim = decode_claim(signed.body)
+        core = self._core
+        key = core.table.public_key(claim.signer)
+        entry = core.table.get(claim.subject)
+        if key is None or entry is None or claim.signer == core.node:
+            return
+        if (
+            entry.incarnation != claim.incarnation
+            or entry.health is Health.LEFT
+            or not core.claims.wants(claim)
+        ):
+            return
+        if not verify_claim(key, core.swarm_id, signed):
+            raise ProtocolError("claim: bad signature")
+        seems_well = claim.subject == core.node or core.links.hears(claim.subject)
+        if seems_well and not core.claims.allow(claim.signer, now):
+            return
+        if claim.subject == core.node:
+            self.refute(claim.incarnation, now)
+        else:
+            self._count(entry, claim, signed, sender, now)
+
+    def refute(self, incarnation: int, now: float) -> None:
+        """This node is held for SUSPECT or DEAD at ``incarnation``: it lives, and may have been slow."""
+        self._core.reincarnate(incarnation, now)
+        self._core.local_health.worsen(now)
+
+    def _check(self, subject: NodeId, now: float) -> None:
+        core = self._core
+        entry = core.table.get(subject)
+        if entry is None or entry.gone or core.links.hears(subject):
+            self._doubts.settle(subject)
+            return
+        others = [node for node in core.links.trusted() if node != subject]
+        helpers = core.rng.sample(others, min(core.settings.check_peers, len(others)))
+        nonce = self._doubts.begin(subject, helpers, now, core.rng.random())
+        for helper in helpers:
+            core.send(helper, CheckPeer(subject, nonce))
+
+    def _accuse(self, subject: NodeId, now: float) -> None:
+        core = self._core
+        entry = core.table.get(subject)
+        if entry is None or entry.gone or core.links.hears(subject):
+            return
+        case = core.claims.case(subject)
+        signers = case.signers if case is not None and case.incarnation == entry.incarnation else set()
+        if core.node not in signers and len(signers) < ENOUGH_SIGNERS:
+            self._sign(entry, dead=False, now=now)
+
+    def _sign(self, entry: Entry, *, dead: bool, now: float) -> None:
+        claim = Claim(self._core.node, entry.node, entry.incarnation, dead)
+        signed = sign_claim(self._core.key, self._core.swarm_id, encode(claim))
+        self._count(entry, claim, signed, None, now)
+
+    def _count(
+        self, entry: Entry, claim: Claim, signed: SignedSuspicion, sender: NodeId | None, now: float
+    ) -> None:
+        core = self._core
+        core.claims.add(claim, signed, now)
+        news = News(
+            signed,
+            fanout=RELAY_FANOUT,
+            knowing=frozenset() if sender is None else frozenset({sender}),
+            always=entry.node,
+        )
+        core.broadcasts.add(
+            ("claim", claim.signer, entry.node, "dead" if claim.dead else "suspect"), news, now
+        )
+        if entry.verdict is Health.ALIVE:
+            entry.verdict, entry.verdict_at = Health.SUSPECT, now
+            core.changed(entry.node)
+        if not core.links.hears(entry.node):
+            self.doubt(entry.node, now)
+        self._judge(entry.node, now)
+
+    def _judge(self, subject: NodeId, now: float) -> None:
+        """Bury a suspect when enough signers agree and it had its time to refute."""
+        core = self._core
+        entry = core.table.get(subject)
+        case = core.claims.case(subject)
+        if entry is None or case is None or entry.health is not Health.SUSPECT or core.links.hears(subject):
+            return
+        needed = 2 if any(node != subject for node in core.links.trusted()) else 1
+        period = refute_period(core.settings.refute_seconds, len(core.table.present()), core.patience(now))
+        silent = len(case.signers) >= needed and now >= case.opened_at + period
+        if silent or len(case.burying) >= needed:
+            self._bury(entry, now)
+
+    def _bury(self, entry: Entry, now: float) -> None:
+        core = self._core
+        entry.verdict, entry.verdict_at = Health.DEAD, now
+        self._doubts.settle(entry.node)
+        case = core.claims.case(entry.node)
+        if case is not None and core.node in case.suspecting and len(case.burying) < ENOUGH_SIGNERS:
+            self._sign(entry, dead=True, now=now)
+        if entry.node in core.links:
+            core.emit(Abort(entry.node, "declared dead"))
+        core.changed(entry.node)

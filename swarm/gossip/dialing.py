@@ -1,0 +1,114 @@
+"""Whom to dial and when: bootstrap addresses, members without a link, and the pauses between. Opens no socket."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+
+from swarm.gossip.broadcasts import Random
+from swarm.gossip.effects import Dial
+from swarm.types import Address, NodeId
+
+FIRST_PAUSE_SECONDS = 0.2
+PAUSE_SECONDS = 2.0
+"""Between attempts for the first five minutes: a healed partition is found within that."""
+EAGER_SECONDS = 300.0
+MAX_PAUSE_SECONDS = 30.0
+FORGOTTEN_SECONDS = 20.0
+"""An attempt that nobody reported on counts as failed then."""
+COURTESY_SECONDS = 0.5
+"""The lower id of a pair dials first: the other waits, or most pairs would connect twice."""
+
+
+@dataclass(slots=True)
+class Attempts:
+    """The attempts at one member or one bootstrap address."""
+
+    next_at: float
+    since: float
+    under_way: float | None = None
+    failures: int = 0
+
+
+@dataclass(slots=True)
+class Dialer:
+    """Attempts at members by id, and at bootstrap addresses while no member is linked."""
+
+    own: NodeId
+    rng: Random
+    _members: dict[NodeId, Attempts] = field(default_factory=dict)
+    _bootstrap: dict[Address, Attempts] = field(default_factory=dict)
+    _own_addresses: set[Address] = field(default_factory=set)
+
+    def add_bootstrap(self, addresses: Iterable[Address], now: float) -> None:
+        for address in addresses:
+            if address not in self._own_addresses:
+                self._bootstrap.setdefault(address, Attempts(now, now))
+
+    def is_own(self, address: Address) -> None:
+        """Never dial ``address`` again: this node itself answers there."""
+        self._own_addresses.add(address)
+        self._bootstrap.pop(address, None)
+
+    def linked(self, node: NodeId) -> None:
+        self._members.pop(node, None)
+
+    def lost(self, node: NodeId, now: float) -> None:
+        """A link ended: try again at once, but not all at the same moment."""
+        self._members[node] = Attempts(now + self.rng.random() * FIRST_PAUSE_SECONDS, now)
+
+    def failed(self, address: Address, node: NodeId | None, now: float) -> None:
+        attempts = self._members.get(node) if node is not None else self._bootstrap.get(address)
+        if attempts is not None:
+            attempts.under_way = None
+            attempts.failures += 1
+            attempts.next_at = now + self._pause(attempts, now)
+
+    def due(self, wanted: dict[NodeId, tuple[Address, ...]], now: float, alone: bool) -> list[Dial]:
+        """Return the connections to open now.
+
+        ``wanted`` are the members that should be linked and are not, with their addresses; bootstrap addresses are
+        tried only while this node is ``alone``.
+        """
+        for node in [node for node in self._members if node not in wanted]:
+            del self._members[node]
+        dials = []
+        for node, addresses in wanted.items():
+            attempts = self._members.get(node)
+            if attempts is None:
+                courtesy = COURTESY_SECONDS * (1 + self.rng.random()) if node < self.own else 0.0
+                attempts = self._members[node] = Attempts(now + courtesy, now)
+            usable = [address for address in addresses if address not in self._own_addresses]
+            if not usable:
+                attempts.next_at = now + PAUSE_SECONDS
+            elif self._ready(attempts, now):
+                attempts.under_way = now
+                dials.append(Dial(usable[attempts.failures % len(usable)], node))
+        for address, attempts in self._bootstrap.items():
+            if alone and self._ready(attempts, now):
+                attempts.under_way = now
+                dials.append(Dial(address, None))
+        return dials
+
+    def bootstrap_done(self, now: float) -> None:
+        """A member is linked; should all be lost again, the bootstrap addresses are tried anew."""
+        for address in self._bootstrap:
+            self._bootstrap[address] = Attempts(now, now)
+
+    def wakeup(self, alone: bool) -> float:
+        open_attempts = list(self._members.values()) + (list(self._bootstrap.values()) if alone else [])
+        return min((a.next_at for a in open_attempts if a.under_way is None), default=float("inf"))
+
+    def _ready(self, attempts: Attempts, now: float) -> bool:
+        if attempts.under_way is not None:
+            return now - attempts.under_way >= FORGOTTEN_SECONDS
+        return now >= attempts.next_at
+
+    def _pause(self, attempts: Attempts, now: float) -> float:
+        """2 s for five minutes, then growing to 30 s; jitter adds up to a half."""
+        if now - attempts.since < EAGER_SECONDS:
+            pause = PAUSE_SECONDS
+        else:
+            beyond = (now - attempts.since) / EAGER_SECONDS
+            pause = min(PAUSE_SECONDS * 2**beyond, MAX_PAUSE_SECONDS)
+        return pause * (1.0 + 0.5 * self.rng.random())

@@ -1,0 +1,161 @@
+"""Records and digests from peers: what is taken, what is passed on, what is answered. Keeps no timers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from swarm.errors import ProtocolError
+from swarm.gossip.anti_entropy import digest_of, lacking
+from swarm.gossip.broadcasts import LOAD_FANOUT, RELAY_FANOUT, News, packed
+from swarm.gossip.core import Core
+from swarm.gossip.detector import Detector
+from swarm.gossip.effects import OwnIdentityElsewhere
+from swarm.gossip.member import HEALTH_MASK, Health
+from swarm.gossip.record import decode_load, decode_static
+from swarm.gossip.table import Merged
+from swarm.protocol.messages import Digest, Gossip, SignedRecord
+from swarm.types import NodeId
+
+MINUTE = 60.0
+
+
+@dataclass(slots=True)
+class Admission:
+    """How many new ids one link may still bring: a bucket that a minute fills."""
+
+    tokens: float
+    filled_at: float
+
+
+class Exchange:
+    """The gossip traffic of one view."""
+
+    def __init__(self, core: Core, detector: Detector, permits: Callable[[NodeId], bool]) -> None:
+        self._core = core
+        self._detector = detector
+        self._permits = permits
+        self._admissions: dict[NodeId, Admission] = {}
+
+    def link_up(self, peer: NodeId, now: float) -> None:
+        self._admissions[peer] = Admission(self._core.settings.new_members_per_minute, now)
+        self.send_digest(peer, reply=False)
+
+    def link_down(self, peer: NodeId) -> None:
+        self._admissions.pop(peer, None)
+
+    def send_digest(self, peer: NodeId, *, reply: bool) -> None:
+        self._core.send(peer, Digest(digest_of(self._core.table, peer), reply))
+
+    def on_gossip(self, sender: NodeId, message: Gossip, now: float) -> None:
+        for record in message.records:
+            self.on_record(sender, record, now)
+        self._find_proofs(message)
+        for claim in message.suspicions:
+            self._detector.on_claim(sender, claim, now)
+
+    def on_record(self, sender: NodeId, signed: SignedRecord, now: float) -> None:
+        """Merge one record. Raises ProtocolError for what no honest member relays."""
+        if signed.kind == "load":
+            self._on_load(sender, signed, now)
+        else:
+            self._on_static(sender, signed, now)
+
+    def on_digest(self, sender: NodeId, message: Digest, now: float) -> None:
+        core = self._core
+        if len(message.entries) > core.settings.max_members:
+            raise ProtocolError(f"digest of {len(message.entries)} members")
+        own = core.own.record
+        for entry in message.entries:
+            accused = entry.state & HEALTH_MASK in (Health.SUSPECT, Health.DEAD)
+            if entry.node == core.node and entry.incarnation == own.incarnation and accused:
+                # The peer could as well sign a claim; the signers it heard may be unknown here.
+                if core.claims.allow(sender, now):
+                    self._detector.refute(entry.incarnation, now)
+                break
+        for gossip in packed(lacking(core.table, core.claims, message.entries, sender)):
+            core.send(sender, gossip)
+        if message.reply:
+            self.send_digest(sender, reply=False)
+
+    def _on_static(self, sender: NodeId, signed: SignedRecord, now: float) -> None:
+        core = self._core
+        node = decode_static(signed.body).node
+        if node == core.node:
+            self._on_own_record(signed, now)
+            return
+        if not self._permits(node):
+            return
+        merged, _ = core.table.merge_static(signed, now, lambda _: self._admits(sender, now))
+        if merged is Merged.NOTHING:
+            return
+        entry = core.table.entries[node]
+        if merged is Merged.CONFLICT:
+            self._spread_proof(node, now)
+        else:
+            news = News(entry.static.signed, RELAY_FANOUT, knowing=frozenset({sender, node}))
+            core.broadcasts.add(("static", node), news, now)
+        if merged is Merged.REBORN or entry.health is Health.LEFT:
+            self._detector.close(node)
+        if entry.health is Health.LEFT:
+            self._detector.settle(node)
+        core.changed(node)
+
+    def _on_load(self, sender: NodeId, signed: SignedRecord, now: float) -> None:
+        core = self._core
+        if decode_load(signed.body).node == core.node:
+            return
+        merged, node = core.table.merge_load(signed, now)
+        if merged is Merged.NEWER:
+            news = News(signed, LOAD_FANOUT, knowing=frozenset({sender, node}))
+            core.broadcasts.add(("load", node), news, now)
+            core.changed(node)
+
+    def _on_own_record(self, signed: SignedRecord, now: float) -> None:
+        """Overrule a record that an earlier process, or another one, signed with this node's key."""
+        core = self._core
+        held = core.table.verified_static(signed)
+        mine = core.own.static
+        if held.record.incarnation < mine.record.incarnation:
+            return
+        if held.record.boot == mine.record.boot and held.version <= mine.version:
+            return
+        if core.own.adopted(now):
+            boot = held.record.boot.hex()
+            core.emit(
+                OwnIdentityElsewhere(
+                    f"another running process (boot {boot}) uses this node's key; one key belongs to one process"
+                )
+            )
+        else:
+            core.reincarnate(held.record.incarnation, now)
+
+    def _find_proofs(self, message: Gossip) -> None:
+        """Flag members of which this message carries two bodies of one version."""
+        seen: dict[tuple[NodeId, int, int], SignedRecord] = {}
+        for signed in message.records if len(message.records) > 1 else ():
+            if signed.kind != "static":
+                continue
+            record = decode_static(signed.body)
+            other = seen.setdefault((record.node, record.incarnation, record.sequence), signed)
+            if other.body != signed.body:
+                node = self._core.table.merge_proof(other, signed)
+                if node is not None:
+                    self._core.changed(node)
+
+    def _spread_proof(self, node: NodeId, now: float) -> None:
+        proof = self._core.table.entries[node].proof
+        for number, signed in enumerate(proof or ()):
+            self._core.broadcasts.add(("proof", node, str(number)), News(signed, fanout=None), now)
+
+    def _admits(self, sender: NodeId, now: float) -> bool:
+        bucket = self._admissions.get(sender)
+        if bucket is None:
+            return False
+        capacity = self._core.settings.new_members_per_minute
+        earned = (now - bucket.filled_at) * capacity / MINUTE
+        bucket.tokens, bucket.filled_at = min(bucket.tokens + earned, capacity), now
+        if bucket.tokens < 1:
+            return False
+        bucket.tokens -= 1
+        return True

@@ -1,0 +1,162 @@
+"""The fast tier: heartbeats, round trips and suspicion of single links. Needs nobody's agreement.
+
+Knows nothing of members or records. A link is suspect when its peer is silent or no longer echoes this node's
+newest heartbeats: the second sees a link that is dead in one direction only.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from dataclasses import dataclass, field
+
+from swarm.config import GossipSettings
+from swarm.protocol.messages import Heartbeat
+from swarm.types import BootId, NodeId
+
+MEAN_WEIGHT = 1 / 8
+DEVIATION_WEIGHT = 1 / 4
+RTT_WEIGHT = 1 / 8
+BEATS_REMEMBERED = 256
+
+
+@dataclass(slots=True)
+class Link:
+    """One authenticated link. Times are the caller's monotonic seconds."""
+
+    node: NodeId
+    boot: BootId
+    heard_at: float
+    echo_advanced_at: float
+    gap_mean: float
+    gap_deviation: float
+    last_number: int = 0
+    last_number_at: float = 0.0
+    echo: int = 0
+    rtt_seconds: float | None = None
+    suspect_since: float | None = None
+
+    @property
+    def suspect(self) -> bool:
+        return self.suspect_since is not None
+
+
+@dataclass(slots=True)
+class Changes:
+    """Links whose trust changed."""
+
+    suspect: list[NodeId] = field(default_factory=list)
+    trusted: list[NodeId] = field(default_factory=list)
+
+
+class LinkTier:
+    """All links of this node, with one beat for all of them."""
+
+    def __init__(self, settings: GossipSettings, now: float) -> None:
+        self._settings = settings
+        self._links: dict[NodeId, Link] = {}
+        self._number = 0
+        self._beat_times: OrderedDict[int, float] = OrderedDict()
+        self.next_beat = now
+
+    def __contains__(self, node: NodeId) -> bool:
+        return node in self._links
+
+    def __len__(self) -> int:
+        return len(self._links)
+
+    def get(self, node: NodeId) -> Link | None:
+        return self._links.get(node)
+
+    def nodes(self) -> list[NodeId]:
+        return sorted(self._links)
+
+    def all(self) -> list[Link]:
+        return [self._links[node] for node in sorted(self._links)]
+
+    def trusted(self) -> list[NodeId]:
+        return [link.node for link in self.all() if not link.suspect]
+
+    def hears(self, node: NodeId) -> bool:
+        """Return whether a link to ``node`` is up and not suspect."""
+        link = self._links.get(node)
+        return link is not None and not link.suspect
+
+    def up(self, node: NodeId, boot: BootId, now: float) -> None:
+        beat = self._settings.heartbeat_seconds
+        self._links[node] = Link(node, boot, now, now, beat, beat / 4)
+
+    def down(self, node: NodeId) -> bool:
+        return self._links.pop(node, None) is not None
+
+    def beat(self, now: float) -> list[tuple[NodeId, Heartbeat]]:
+        """Return the heartbeats that are due: one a link, or none."""
+        if now < self.next_beat:
+            return []
+        self.next_beat = max(self.next_beat + self._settings.heartbeat_seconds, now)
+        self._number += 1
+        self._beat_times[self._number] = now
+        if len(self._beat_times) > BEATS_REMEMBERED:
+            self._beat_times.popitem(last=False)
+        return [(link.node, self.heartbeat_for(link, now)) for link in self.all()]
+
+    def heartbeat_for(self, link: Link, now: float) -> Heartbeat:
+        held = round((now - link.last_number_at) * 1e6) if link.last_number else 0
+        return Heartbeat(self._number, link.last_number, held)
+
+    def heard(self, node: NodeId, now: float) -> None:
+        """Any message proves that the peer lives."""
+        link = self._links.get(node)
+        if link is not None:
+            link.heard_at = now
+
+    def on_heartbeat(self, node: NodeId, beat: Heartbeat, now: float) -> None:
+        link = self._links.get(node)
+        if link is None or beat.number <= link.last_number:
+            return
+        if link.last_number:
+            gap = now - link.last_number_at
+            link.gap_deviation += DEVIATION_WEIGHT * (abs(gap - link.gap_mean) - link.gap_deviation)
+            link.gap_mean += MEAN_WEIGHT * (gap - link.gap_mean)
+        link.last_number, link.last_number_at = beat.number, now
+        sent_at = self._beat_times.get(beat.echo)
+        if beat.echo > link.echo and sent_at is not None:
+            link.echo, link.echo_advanced_at = beat.echo, now
+            sample = max(now - sent_at - beat.held_microseconds / 1e6, 0.0)
+            link.rtt_seconds = (
+                sample
+                if link.rtt_seconds is None
+                else link.rtt_seconds + RTT_WEIGHT * (sample - link.rtt_seconds)
+            )
+
+    def timeout(self, link: Link, patience: float) -> float:
+        """Return the silence in seconds that makes ``link`` suspect. ``patience`` is 1 when healthy."""
+        expected = link.gap_mean + 4 * link.gap_deviation
+        low, high = self._settings.suspect_min_seconds, self._settings.suspect_max_seconds
+        return min(max(expected, low), high) * patience
+
+    def refresh(self, now: float, patience: float) -> Changes:
+        """Judge every link anew."""
+        changes = Changes()
+        for link in self.all():
+            doubtful = now >= self._deadline(link, patience)
+            if doubtful and link.suspect_since is None:
+                link.suspect_since = now
+                changes.suspect.append(link.node)
+            elif not doubtful and link.suspect_since is not None:
+                link.suspect_since = None
+                changes.trusted.append(link.node)
+        return changes
+
+    def forgive(self, now: float) -> None:
+        """This process itself stood still: silence until now says nothing about the peers."""
+        for link in self._links.values():
+            link.heard_at = link.echo_advanced_at = now
+            if link.last_number:
+                link.last_number_at = max(link.last_number_at, now - link.gap_mean)
+
+    def wakeup(self, patience: float) -> float:
+        deadlines = [self._deadline(link, patience) for link in self._links.values() if not link.suspect]
+        return min([self.next_beat, *deadlines])
+
+    def _deadline(self, link: Link, patience: float) -> float:
+        return min(link.heard_at, link.echo_advanced_at) + self.timeout(link, patience)

@@ -1,0 +1,124 @@
+"""One member as this node knows it. Knows nothing of links, clocks or how the knowledge came."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from enum import IntEnum
+
+from swarm.gossip.record import LoadRecord, StaticRecord
+from swarm.protocol.messages import DigestEntry, SignedRecord
+from swarm.types import NodeId
+
+
+class Health(IntEnum):
+    """How alive a member is held to be; of one incarnation the worst is true."""
+
+    ALIVE = 0
+    SUSPECT = 1
+    DEAD = 2
+    LEFT = 3
+
+
+EQUIVOCATING = 4
+"""Added to the health in a DigestEntry's state."""
+HEALTH_MASK = 3
+DIGEST_BYTES = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A snapshot for everybody outside gossip. ``rtt_seconds`` is of this node's own link to it, if any."""
+
+    node: NodeId
+    record: StaticRecord
+    load: LoadRecord | None
+    health: Health
+    routable: bool
+    """May get new sessions: ready, alive, of one story, and its load record advances."""
+    rtt_seconds: float | None
+    equivocating: bool
+
+
+@dataclass(frozen=True, slots=True)
+class HeldStatic:
+    """A verified static record, its bytes and the digest that breaks ties between equal versions."""
+
+    signed: SignedRecord
+    record: StaticRecord
+    digest: bytes
+
+    @classmethod
+    def of(cls, signed: SignedRecord, record: StaticRecord) -> HeldStatic:
+        return cls(signed, record, hashlib.sha256(signed.body).digest())
+
+    @property
+    def version(self) -> tuple[int, int, bytes]:
+        return self.record.incarnation, self.record.sequence, self.digest
+
+
+@dataclass(frozen=True, slots=True)
+class HeldLoad:
+    """A verified load record and its bytes."""
+
+    signed: SignedRecord
+    record: LoadRecord
+    digest: bytes
+
+    @classmethod
+    def of(cls, signed: SignedRecord, record: LoadRecord) -> HeldLoad:
+        return cls(signed, record, hashlib.sha256(signed.body).digest())
+
+    @property
+    def version(self) -> tuple[int, int, bytes]:
+        return self.record.incarnation, self.record.sequence, self.digest
+
+
+@dataclass(slots=True)
+class Entry:
+    """What the view holds of one member. Changed by the table and by verdicts only."""
+
+    static: HeldStatic
+    first_seen: float
+    load_advanced_at: float
+    held_load: HeldLoad | None = None
+    verdict: Health = Health.ALIVE
+    """ALIVE, SUSPECT or DEAD at the held incarnation."""
+    verdict_at: float = 0.0
+    proof: tuple[SignedRecord, SignedRecord] | None = field(default=None)
+    """Two bodies of one version of the held incarnation."""
+
+    @property
+    def node(self) -> NodeId:
+        return self.static.record.node
+
+    @property
+    def incarnation(self) -> int:
+        return self.static.record.incarnation
+
+    @property
+    def health(self) -> Health:
+        return Health.LEFT if self.static.record.state == "left" else self.verdict
+
+    @property
+    def gone(self) -> bool:
+        return self.health >= Health.DEAD
+
+    @property
+    def load(self) -> HeldLoad | None:
+        """The load record of the current incarnation: an earlier one says nothing of this process."""
+        held = self.held_load
+        return held if held is not None and held.record.incarnation >= self.incarnation else None
+
+    def digest_entry(self) -> DigestEntry:
+        record = self.static.record
+        load = self.load
+        matching = load is not None and load.record.incarnation == record.incarnation
+        return DigestEntry(
+            node=record.node,
+            incarnation=record.incarnation,
+            sequence=record.sequence,
+            load_sequence=load.record.sequence if load is not None and matching else 0,
+            state=int(self.health) | (EQUIVOCATING if self.proof else 0),
+            digest=self.static.digest[:DIGEST_BYTES],
+        )

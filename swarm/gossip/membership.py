@@ -1,0 +1,364 @@
+"""SWIM membership over authenticated links as a pure state machine. Opens no socket, reads no clock.
+
+Drive it as aioquic is driven: report what happened with ``now``, execute ``effects()`` in order, call ``tick`` at
+``wakeup()``. An overlay for more than ``mesh_members`` members would replace ``_wanted_links``: so far every member
+links to every other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from types import MappingProxyType
+from typing import NamedTuple
+
+from swarm.config import GossipSettings
+from swarm.errors import ProtocolError
+from swarm.gossip.anti_entropy import digest_of
+from swarm.gossip.broadcasts import Random
+from swarm.gossip.core import Core
+from swarm.gossip.detector import Detector
+from swarm.gossip.dialing import Dialer
+from swarm.gossip.effects import Abort, Effect, LinkSuspect, LinkTrusted, MemberChanged, SaveIncarnation
+from swarm.gossip.exchange import Exchange
+from swarm.gossip.links import LinkTier
+from swarm.gossip.local_health import LocalHealth
+from swarm.gossip.member import Entry, Health, Member
+from swarm.gossip.own import LoadFigures, OwnRecords
+from swarm.gossip.record import HostedSpan, SpanLoad, decode_static
+from swarm.gossip.table import Table
+from swarm.protocol.identity import NodeKey, node_id_of
+from swarm.protocol.messages import (
+    AnyMessage,
+    CheckPeer,
+    Digest,
+    DigestEntry,
+    Gossip,
+    Heartbeat,
+    Leave,
+    PeerChecked,
+    SignedRecord,
+)
+from swarm.types import Address, BootId, ModelId, NodeId
+
+STALL_SECONDS = 0.5
+"""Nothing happened here for a heartbeat and that long: this process stood still, not its peers."""
+SWEEP_SECONDS = 1.0
+ABORT_SUSPECT_SECONDS = 10.0
+"""A link that stays suspect is cut and dialled anew: a broken route may have kept its connection."""
+
+
+class NeighbourState(NamedTuple):
+    """A link as others may see it."""
+
+    rtt_seconds: float | None
+    suspect: bool
+
+
+class Membership:
+    """One node's view of the swarm. ``now`` is always seconds of one monotonic clock.
+
+    ``incarnation`` must be higher than any this key used as far as the caller knows; it is saved by the first effect.
+    ``allow`` (if not empty) and ``ban`` are node ids whose records are taken or ignored.
+    """
+
+    def __init__(
+        self,
+        *,
+        key: NodeKey,
+        swarm_id: bytes,
+        boot: BootId,
+        settings: GossipSettings,
+        incarnation: int,
+        rng: Random,
+        now: float,
+        allow: frozenset[NodeId] = frozenset(),
+        ban: frozenset[NodeId] = frozenset(),
+    ) -> None:
+        self._settings = settings
+        self._allow, self._ban = allow, ban
+        self._core = Core(
+            key=key,
+            swarm_id=swarm_id,
+            settings=settings,
+            rng=rng,
+            own=OwnRecords(key, swarm_id, boot, settings, incarnation, now),
+            table=Table(swarm_id, settings.max_members),
+            links=LinkTier(settings, now),
+            local_health=LocalHealth(now),
+        )
+        self._detector = Detector(self._core)
+        self._exchange = Exchange(self._core, self._detector, self._permits)
+        self._dialer = Dialer(key.node_id, rng)
+        self._last_input = now
+        self._next_sync = now + self._jittered(settings.sync_seconds)
+        self._next_sweep = now + SWEEP_SECONDS
+        self._stale: set[NodeId] = set()
+        self._left = False
+        self._core.emit(SaveIncarnation(incarnation))
+        self._core.announce_static(now)
+
+    # --- what others may ask -----------------------------------------------------------------------------------
+
+    @property
+    def node_id(self) -> NodeId:
+        return self._core.node
+
+    def record(self) -> SignedRecord:
+        """Return this node's own static record as it stands."""
+        return self._core.own.static.signed
+
+    def members(self) -> tuple[Member, ...]:
+        """Return everybody known, this node, the dead and those who left included, sorted by id."""
+        return tuple(self._snapshot(entry) for _, entry in sorted(self._core.table.entries.items()))
+
+    def member(self, node: NodeId) -> Member | None:
+        entry = self._core.table.get(node)
+        return self._snapshot(entry) if entry else None
+
+    def links(self) -> Mapping[NodeId, NeighbourState]:
+        """Return the neighbours with their round trips, and whether they are suspect."""
+        return MappingProxyType(
+            {link.node: NeighbourState(link.rtt_seconds, link.suspect) for link in self._core.links.all()}
+        )
+
+    def digest(self) -> tuple[DigestEntry, ...]:
+        """Return the versions of all present members: equal digests are equal views."""
+        return digest_of(self._core.table)
+
+    def effects(self) -> list[Effect]:
+        """Return what is to be done, in order, and forget it. A member is named as changed once."""
+        drained = list(dict.fromkeys(e for e in self._core.effects if isinstance(e, MemberChanged)))
+        others = [effect for effect in self._core.effects if not isinstance(effect, MemberChanged)]
+        self._core.effects.clear()
+        return [*others, *drained]
+
+    def wakeup(self) -> float:
+        """Return when ``tick`` should be called next, unless something else happens before."""
+        core = self._core
+        if self._left:
+            return float("inf")
+        return min(
+            core.links.wakeup(core.patience(self._last_input)),
+            self._detector.wakeup(),
+            core.broadcasts.wakeup(),
+            self._dialer.wakeup(alone=not core.links.nodes()),
+        )
+
+    # --- what happened -----------------------------------------------------------------------------------------
+
+    def link_up(
+        self, node: NodeId, public_key: bytes, boot: BootId, record: SignedRecord | None, now: float
+    ) -> None:
+        """An authenticated link stands. Raises ProtocolError if ``record`` is not the peer's own valid record."""
+        self._advance(now)
+        if node_id_of(public_key) != node:
+            raise ProtocolError("the link's key does not belong to its node id")
+        if record is not None and decode_static(record.body).node != node:
+            raise ProtocolError("the record shown is of another node")
+        core = self._core
+        core.links.up(node, boot, now)
+        self._dialer.linked(node)
+        self._dialer.bootstrap_done(now)
+        self._detector.settle(node)
+        self._exchange.link_up(node, now)
+        if record is not None:
+            self._exchange.on_record(node, record, now)
+        core.changed(node)
+
+    def link_down(self, node: NodeId, graceful: bool, now: float) -> None:
+        """A link ended. ``graceful``: for a reason that says nothing against the peer's health."""
+        self._advance(now)
+        if not self._core.links.down(node):
+            return
+        self._exchange.link_down(node)
+        self._dialer.lost(node, now)
+        if not graceful:
+            self._detector.doubt(node, now)
+        self._core.changed(node)
+
+    def receive(self, sender: NodeId, message: AnyMessage, now: float) -> None:
+        """Take a gossip message from a linked peer. Raises ProtocolError if it is malformed or forged."""
+        self._advance(now)
+        core = self._core
+        if self._left or sender not in core.links:
+            return
+        core.links.heard(sender, now)
+        match message:
+            case Heartbeat():
+                core.links.on_heartbeat(sender, message, now)
+            case Gossip():
+                self._exchange.on_gossip(sender, message, now)
+            case Digest():
+                self._exchange.on_digest(sender, message, now)
+            case CheckPeer():
+                self._detector.on_check(sender, message)
+            case PeerChecked():
+                self._detector.on_answer(sender, message, now)
+            case Leave(record):
+                if record.kind != "static" or decode_static(record.body).node != sender:
+                    raise ProtocolError("a farewell for another node")
+                self._exchange.on_record(sender, record, now)
+            case _:
+                raise ProtocolError(f"{type(message).__name__} is not gossip")
+        self._refresh_links(now)
+
+    def update_self(
+        self,
+        now: float,
+        *,
+        state: str | None = None,
+        addresses: tuple[Address, ...] | None = None,
+        spans: tuple[HostedSpan, ...] | None = None,
+        name: str | None = None,
+        api_port: int | None = None,
+        models: tuple[ModelId, ...] | None = None,
+    ) -> None:
+        """Change the own record and spread it; None keeps a field. Raises ConfigError if it grows too large."""
+        self._advance(now)
+        changed = self._core.own.restate(
+            state=state, addresses=addresses, spans=spans, name=name, api_port=api_port, models=models
+        )
+        if changed:
+            self._core.announce_static(now)
+
+    def update_load(
+        self,
+        now: float,
+        *,
+        queued_rows: int,
+        sessions: int,
+        tokens_per_second: float,
+        rss_bytes: int,
+        spans: tuple[SpanLoad, ...],
+    ) -> None:
+        """Note the current load; it is spread at the paced interval, or soon after a large change."""
+        self._advance(now)
+        self._core.own.set_load(LoadFigures(queued_rows, sessions, tokens_per_second, rss_bytes, spans))
+
+    def observe_lag(self, now: float, seconds: float) -> None:
+        """This process's own loop was late by ``seconds``: be more patient with others."""
+        self._advance(now)
+        if seconds >= self._settings.heartbeat_seconds:
+            self._core.local_health.worsen(now, by=max(1, int(seconds / self._settings.suspect_min_seconds)))
+
+    def bootstrap(self, addresses: Iterable[Address], now: float) -> None:
+        """Dial ``addresses`` until a member is linked, and again whenever all links are lost."""
+        self._advance(now)
+        self._dialer.add_bootstrap(addresses, now)
+
+    def dial_failed(self, address: Address, node: NodeId | None, now: float) -> None:
+        """A Dial came to nothing; ``node`` is what it expected."""
+        self._advance(now)
+        self._dialer.failed(address, node, now)
+
+    def address_is_own(self, address: Address) -> None:
+        """A Dial reached this node itself."""
+        self._dialer.is_own(address)
+
+    def leave(self, now: float) -> None:
+        """Say farewell to all neighbours; nothing more is sent after that."""
+        self._advance(now)
+        core = self._core
+        core.own.restate(state="left")
+        core.announce_static(now)
+        for node in core.links.nodes():
+            core.send(node, Leave(core.own.static.signed))
+        self._left = True
+
+    def tick(self, now: float) -> None:
+        """Do all that is due."""
+        self._advance(now)
+        if self._left:
+            return
+        core = self._core
+        for node, beat in core.links.beat(now):
+            core.send(node, beat)
+        self._refresh_links(now)
+        self._detector.tick(now)
+        if now >= core.own.load_due(len(core.table.entries)):
+            core.announce_load(now)
+        if now >= self._next_sync:
+            self._next_sync = now + self._jittered(self._settings.sync_seconds)
+            trusted = core.links.trusted()
+            if trusted:
+                self._exchange.send_digest(core.rng.choice(trusted), reply=True)
+        if now >= self._next_sweep:
+            self._next_sweep = now + SWEEP_SECONDS
+            self._sweep(now)
+        for dial in self._dialer.due(self._wanted_links(), now, alone=not core.links.nodes()):
+            core.emit(dial)
+        for node, gossip in core.broadcasts.flush(now, core.links.nodes(), core.rng):
+            core.send(node, gossip)
+
+    # --- inside ------------------------------------------------------------------------------------------------
+
+    def _permits(self, node: NodeId) -> bool:
+        return node not in self._ban and (not self._allow or node in self._allow)
+
+    def _jittered(self, seconds: float) -> float:
+        return seconds * (0.75 + 0.5 * self._core.rng.random())
+
+    def _advance(self, now: float) -> None:
+        """Notice that this process stood still since the last input, and hold nobody's silence against it."""
+        late = now - self._last_input - self._settings.heartbeat_seconds
+        self._last_input = max(now, self._last_input)
+        if late >= STALL_SECONDS:
+            self._core.local_health.worsen(now, by=1)
+            self._core.links.forgive(now)
+            self._detector.postpone(late)
+
+    def _refresh_links(self, now: float) -> None:
+        core = self._core
+        changes = core.links.refresh(now, core.patience(now))
+        for node in changes.suspect:
+            core.emit(LinkSuspect(node))
+            core.changed(node)
+            self._detector.doubt(node, now)
+        for node in changes.trusted:
+            core.emit(LinkTrusted(node))
+            core.changed(node)
+            self._detector.settle(node)
+            self._exchange.send_digest(node, reply=True)
+        for link in core.links.all():
+            if link.suspect_since is not None and now - link.suspect_since >= ABORT_SUSPECT_SECONDS:
+                link.suspect_since = now
+                core.emit(Abort(link.node, "silent for too long"))
+
+    def _sweep(self, now: float) -> None:
+        """Find members whose load record stands still, and forget those long gone."""
+        core = self._core
+        for entry in core.table.present():
+            stale = now - entry.load_advanced_at >= self._settings.stale_seconds and entry.node != core.node
+            if stale and not core.links.hears(entry.node):
+                self._detector.doubt(entry.node, now)
+            if stale != (entry.node in self._stale):
+                (self._stale.add if stale else self._stale.discard)(entry.node)
+                core.changed(entry.node)
+        for node in core.table.forget_old(now, self._settings.tombstone_seconds):
+            core.claims.forget(node)
+            self._stale.discard(node)
+            core.changed(node)
+
+    def _wanted_links(self) -> dict[NodeId, tuple[Address, ...]]:
+        core = self._core
+        return {
+            node: entry.static.record.addresses
+            for node, entry in sorted(core.table.entries.items())
+            if node != core.node and node not in core.links and entry.health is not Health.LEFT
+        }
+
+    def _snapshot(self, entry: Entry) -> Member:
+        node = entry.node
+        link = self._core.links.get(node)
+        heard = node == self._core.node or self._core.links.hears(node)
+        trusted = entry.health is Health.ALIVE or (entry.health is Health.SUSPECT and heard)
+        ready = entry.static.record.state == "ready" and entry.proof is None and node not in self._stale
+        return Member(
+            node=node,
+            record=entry.static.record,
+            load=entry.load.record if entry.load else None,
+            health=entry.health,
+            routable=trusted and ready,
+            rtt_seconds=link.rtt_seconds if link else None,
+            equivocating=entry.proof is not None,
+        )

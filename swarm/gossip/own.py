@@ -1,0 +1,175 @@
+"""What this node says of itself: its signed records, their versions and how often they go out. Sends nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import msgspec
+
+from swarm.config import GossipSettings
+from swarm.errors import ConfigError
+from swarm.gossip.member import HeldLoad, HeldStatic
+from swarm.gossip.record import (
+    MAX_LOAD_BYTES,
+    MAX_REPORTED_LINKS,
+    MAX_STATIC_BYTES,
+    HostedSpan,
+    LoadRecord,
+    NeighbourLink,
+    SpanLoad,
+    StaticRecord,
+    encode,
+)
+from swarm.protocol.identity import NodeKey, sign_record
+from swarm.protocol.limits import PROTOCOL_MAX, PROTOCOL_MIN
+from swarm.types import Address, BootId, ModelId
+
+LARGE_CHANGE_PAUSE_SECONDS = 0.25
+LARGE_CHANGE_ROWS = 16
+MIN_INTERVAL_MEMBERS_A_SECOND = 50
+MAX_INTERVAL_MEMBERS_A_SECOND = 25
+ELSEWHERE_BOOTS = 3
+"""Adopting the incarnation of a dead earlier process ends after one or two of its records; a live one goes on."""
+ELSEWHERE_SECONDS = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LoadFigures:
+    """What the node last told of its load."""
+
+    queued_rows: int = 0
+    sessions: int = 0
+    tokens_per_second: float = 0.0
+    rss_bytes: int = 0
+    spans: tuple[SpanLoad, ...] = ()
+
+    def differs_much(self, other: LoadFigures) -> bool:
+        """Return whether routing would be misled if it knew only ``other`` for another interval."""
+        if len(self.spans) != len(other.spans):
+            return True
+        if abs(self.queued_rows - other.queued_rows) > max(LARGE_CHANGE_ROWS, other.queued_rows):
+            return True
+        return any(
+            a.free_kv_tokens < b.free_kv_tokens // 2 or a.free_kv_tokens // 2 > b.free_kv_tokens
+            for a, b in zip(self.spans, other.spans, strict=True)
+        )
+
+
+class OwnRecords:
+    """The current static and load record. Every change is a new version; nothing signed is ever changed."""
+
+    def __init__(
+        self,
+        key: NodeKey,
+        swarm_id: bytes,
+        boot: BootId,
+        settings: GossipSettings,
+        incarnation: int,
+        now: float,
+    ) -> None:
+        self._key = key
+        self._swarm_id = swarm_id
+        self._settings = settings
+        self._figures = LoadFigures()
+        self._published = LoadFigures()
+        self._published_at = now - 2 * settings.load_max_seconds
+        self._load_sequence = 0
+        self._adopted: list[float] = []
+        first = StaticRecord(
+            node=key.node_id,
+            public_key=key.public_bytes,
+            incarnation=incarnation,
+            sequence=1,
+            boot=boot,
+            addresses=(),
+            protocol_min=PROTOCOL_MIN,
+            protocol_max=PROTOCOL_MAX,
+            state="joining",
+        )
+        self.static = self._signed(first)
+
+    @property
+    def record(self) -> StaticRecord:
+        return self.static.record
+
+    def restate(
+        self,
+        *,
+        state: str | None = None,
+        addresses: tuple[Address, ...] | None = None,
+        spans: tuple[HostedSpan, ...] | None = None,
+        name: str | None = None,
+        api_port: int | None = None,
+        models: tuple[ModelId, ...] | None = None,
+    ) -> bool:
+        """Sign a new version if anything is another; None keeps. Raises ConfigError when it grows too large."""
+        wishes = {
+            "state": state,
+            "addresses": addresses,
+            "spans": spans,
+            "name": name,
+            "api_port": api_port,
+            "models": models,
+        }
+        changes = {
+            field: value
+            for field, value in wishes.items()
+            if value is not None and value != getattr(self.record, field)
+        }
+        if not changes:
+            return False
+        self.static = self._signed(
+            msgspec.structs.replace(self.record, sequence=self.record.sequence + 1, **changes)
+        )
+        return True
+
+    def reincarnate(self, incarnation: int) -> None:
+        """Sign a record of a higher incarnation: it overrules every claim and record of the lower ones."""
+        self.static = self._signed(
+            msgspec.structs.replace(self.record, incarnation=incarnation, sequence=self.record.sequence + 1)
+        )
+
+    def adopted(self, now: float) -> bool:
+        """Note that another boot's record was overruled; True when that happens too often for a dead process."""
+        self._adopted = [time for time in self._adopted if now - time < ELSEWHERE_SECONDS] + [now]
+        return len(self._adopted) >= ELSEWHERE_BOOTS
+
+    def set_load(self, figures: LoadFigures) -> None:
+        self._figures = figures
+
+    def load_due(self, members: int) -> float:
+        """Return when the next load record goes out."""
+        shortest = max(self._settings.load_min_seconds, members / MIN_INTERVAL_MEMBERS_A_SECOND)
+        longest = max(self._settings.load_max_seconds, members / MAX_INTERVAL_MEMBERS_A_SECOND)
+        if self._figures.differs_much(self._published):
+            return self._published_at + LARGE_CHANGE_PAUSE_SECONDS
+        return self._published_at + (shortest if self._figures != self._published else longest)
+
+    def publish_load(self, links: list[NeighbourLink], now: float) -> HeldLoad:
+        """Sign a load record of the current incarnation; links that do not fit are left out from the end."""
+        self._published, self._published_at = self._figures, now
+        self._load_sequence += 1
+        figures = self._figures
+        record = LoadRecord(
+            node=self.record.node,
+            incarnation=self.record.incarnation,
+            sequence=self._load_sequence,
+            queued_rows=figures.queued_rows,
+            sessions=figures.sessions,
+            tokens_per_second=figures.tokens_per_second,
+            rss_bytes=figures.rss_bytes,
+            spans=figures.spans,
+            links=tuple(links[:MAX_REPORTED_LINKS]),
+        )
+        while len(body := encode(record)) > MAX_LOAD_BYTES and record.links:
+            record = msgspec.structs.replace(record, links=record.links[:-1])
+        return HeldLoad.of(sign_record(self._key, self._swarm_id, "load", body), record)
+
+    def _signed(self, record: StaticRecord) -> HeldStatic:
+        body = encode(record)
+        if len(body) > MAX_STATIC_BYTES:
+            raise ConfigError(
+                f"this node's record has {len(body)} bytes, {MAX_STATIC_BYTES} are allowed; "
+                "advertise fewer addresses, spans or models"
+            )
+        return HeldStatic.of(sign_record(self._key, self._swarm_id, "static", body), record)

@@ -1,0 +1,217 @@
+"""One simulated process: drives a Membership as a node's event loop would, and may be paused or killed."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+from collections.abc import Callable
+from typing import Any
+
+from swarm.config import GossipSettings
+from swarm.errors import ProtocolError
+from swarm.gossip.effects import (
+    Abort,
+    Dial,
+    Effect,
+    LinkSuspect,
+    LinkTrusted,
+    MemberChanged,
+    OwnIdentityElsewhere,
+    SaveIncarnation,
+    Send,
+)
+from swarm.gossip.membership import Membership
+from swarm.protocol.identity import NodeKey
+from swarm.types import Address, BootId
+from tests.sim.network import Connection, Endpoint, Network
+from tests.sim.scheduler import Scheduler
+
+SWARM_ID = b"simulated swarm!"
+
+
+def key_of(name: str) -> NodeKey:
+    return NodeKey.from_seed(hashlib.sha256(name.encode()).digest())
+
+
+class Process:
+    """A running node. ``disk`` outlives it: its incarnation is there after a restart, unless it was lost."""
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        scheduler: Scheduler,
+        network: Network,
+        seed: int,
+        life: int,
+        disk: dict[str, int],
+        settings: GossipSettings,
+        log: Callable[[str, str], None],
+        key: NodeKey | None = None,
+        address: str | None = None,
+    ) -> None:
+        self.name = name
+        self.key = key or key_of(name)
+        self.running = True
+        self.paused = False
+        self.disk = disk
+        self.address = Address(address or name, 7000)
+        self.boot = BootId(hashlib.sha256(f"{name} life {life} {seed}".encode()).digest()[:8])
+        self.links: dict[Endpoint, Connection] = {}
+        self.suspected_links = 0
+        self.identity_elsewhere = False
+        self.protocol_errors: list[str] = []
+        self._scheduler = scheduler
+        self._network = network
+        self._log = log
+        self._inbox: list[Callable[[], None]] = []
+        self._wakeup = float("inf")
+        self.membership = Membership(
+            key=self.key,
+            swarm_id=SWARM_ID,
+            boot=self.boot,
+            settings=settings,
+            incarnation=disk.get("incarnation", 0) + 1,
+            rng=random.Random(f"{name} {life} {seed}"),
+            now=scheduler.now,
+        )
+        network.listen(str(self.address), self)
+        self.act(lambda now: self.membership.update_self(now, addresses=(self.address,), state="ready", name=name))
+
+    def act(self, action: Callable[[float], None]) -> None:
+        """Call into the membership, execute what it wants, and set the next tick; later, while paused."""
+        if not self.running:
+            return
+        if self.paused:
+            self._inbox.append(lambda: self.act(action))
+            return
+        action(self._scheduler.now)
+        for effect in self.membership.effects():
+            self._execute(effect)
+        self._plan_tick()
+
+    def pause(self) -> None:
+        """Stand still, as under SIGSTOP: the kernel goes on accepting what arrives."""
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+        inbox, self._inbox = self._inbox, []
+        for event in inbox:
+            event()
+        self.act(self.membership.tick)
+
+    def kill(self) -> None:
+        """End as by SIGKILL: the kernel resets all connections."""
+        self.running = False
+        for connection in list(self.links.values()):
+            self._network.close(connection, self, graceful=False)
+        self.links.clear()
+
+    def leave(self) -> None:
+        self.act(self.membership.leave)
+        for connection in list(self.links.values()):
+            self._network.close(connection, self, graceful=True)
+        self.links.clear()
+        self.running = False
+
+    # --- the network's side ------------------------------------------------------------------------------------
+
+    def linked_to(self, peer: Endpoint) -> Connection | None:
+        return self.links.get(peer)
+
+    def connected(self, connection: Connection) -> None:
+        peer = connection.peer(self)
+        if not isinstance(peer, Process):
+            raise TypeError("processes link to processes")
+        self.links[peer] = connection
+        key, boot, record = peer.key, peer.boot, peer.membership.record()
+        self.act(lambda now: self.membership.link_up(key.node_id, key.public_bytes, boot, record, now))
+
+    def disconnected(self, connection: Connection, graceful: bool) -> None:
+        peer = connection.peer(self)
+        if self.links.get(peer) is connection and isinstance(peer, Process):
+            del self.links[peer]
+            node = peer.key.node_id
+            self.act(lambda now: self.membership.link_down(node, graceful, now))
+
+    def arrived(self, connection: Connection, message: Any) -> None:
+        peer = connection.peer(self)
+        if self.links.get(peer) is connection and isinstance(peer, Process):
+            sender = peer
+            self.act(lambda now: self._receive(sender, message, now))
+
+    def _receive(self, sender: Process, message: Any, now: float) -> None:
+        if sender not in self.links:
+            return
+        try:
+            self.membership.receive(sender.key.node_id, message, now)
+        except ProtocolError as exc:
+            self._log(self.name, f"closes {sender.name}: {exc}")
+            self.protocol_errors.append(str(exc))
+            self._drop(sender, now, graceful=False)
+
+    # --- the membership's side ---------------------------------------------------------------------------------
+
+    def _execute(self, effect: Effect) -> None:
+        match effect:
+            case Send(node, message):
+                peer = self._peer(node)
+                if peer is not None:
+                    self._network.send(self.links[peer], self, message)
+            case Dial(address, expected):
+                self._network.dial(
+                    self,
+                    str(address),
+                    lambda: self.act(lambda now: self.membership.dial_failed(address, expected, now)),
+                )
+                if address == self.address:
+                    self.membership.address_is_own(address)
+            case Abort(node, reason):
+                self._log(self.name, f"aborts {node[:8]}: {reason}")
+                peer = self._peer(node)
+                if peer is not None:
+                    self._scheduler.after(0.0, lambda: self.act(lambda now: self._drop(peer, now, graceful=False)))
+            case SaveIncarnation(value):
+                self.disk["incarnation"] = value
+                self._log(self.name, f"saves incarnation {value}")
+            case LinkSuspect(node):
+                self.suspected_links += 1
+                self._log(self.name, f"suspects the link to {node[:8]}")
+            case LinkTrusted(node):
+                self._log(self.name, f"trusts the link to {node[:8]}")
+            case OwnIdentityElsewhere(detail):
+                self.identity_elsewhere = True
+                self._log(self.name, detail)
+            case MemberChanged(node):
+                member = self.membership.member(node)
+                state = (
+                    "forgotten"
+                    if member is None
+                    else f"{member.health.name} {member.record.incarnation}.{member.record.sequence}"
+                    f"{' routable' if member.routable else ''}{' equivocating' if member.equivocating else ''}"
+                )
+                self._log(self.name, f"sees {node[:8]} {state}")
+
+    def _drop(self, peer: Endpoint, now: float, *, graceful: bool) -> None:
+        connection = self.links.pop(peer, None)
+        if connection is not None and isinstance(peer, Process):
+            self._network.close(connection, self, graceful=graceful)
+            self.membership.link_down(peer.key.node_id, graceful, now)
+
+    def _peer(self, node: str) -> Process | None:
+        for peer in self.links:
+            if isinstance(peer, Process) and peer.key.node_id == node:
+                return peer
+        return None
+
+    def _plan_tick(self) -> None:
+        wakeup = max(self.membership.wakeup(), self._scheduler.now + 0.0005)
+        if wakeup < self._wakeup:
+            self._wakeup = wakeup
+            self._scheduler.at(wakeup, lambda: self._tick(wakeup))
+
+    def _tick(self, planned: float) -> None:
+        if planned == self._wakeup:
+            self._wakeup = float("inf")
+            self.act(self.membership.tick)
