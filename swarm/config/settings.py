@@ -54,7 +54,7 @@ class ModelSettings:
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps.", flag="device")
     private_layers: str = knob(
         "",
-        "K or K:M: this node's front door computes the first K and last M layers itself.",
+        "K or K:M, the first K and last M layers that this node's front door computes itself.",
         flag="private_layers",
     )
 

@@ -1,0 +1,163 @@
+"""The node processes of scripts/demo: started, watched and ended. Knows nothing of questions and answers."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from swarm.models.store import LocalModel
+
+HOST = "127.0.0.1"
+FIRST_API_PORT = 8000
+API_PORTS_TRIED = 100
+START_SECONDS = 180.0
+STOP_SECONDS = 15.0
+POLL_SECONDS = 0.1
+LOG_TAIL_CHARACTERS = 4000
+
+
+class DemoError(Exception):
+    """The demo can't go on; the text says why."""
+
+
+class Nodes:
+    """``count`` nodes on loopback with even spans; the first has the front door."""
+
+    def __init__(self, folder: Path, model: LocalModel, *, count: int, port: int | None, dtype: str) -> None:
+        layers = model.spec.layers
+        if count > layers:
+            raise SystemExit(f"demo: {model.id.name} has {layers} layers, too few for {count} nodes")
+        self._folder = folder
+        self._model = model
+        self._dtype = dtype
+        self._spans = [(i * layers // count, (i + 1) * layers // count) for i in range(count)]
+        self._api_port = _free_port() if port == 0 else port or _first_free_port()
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.url = f"http://{HOST}:{self._api_port}"
+
+    def start(self) -> None:
+        """Start every node; they find each other by themselves."""
+        threads = str(max(1, (os.cpu_count() or 1) // len(self._spans)))
+        environment = os.environ | {
+            "SWARM_KEY": secrets.token_hex(32),
+            "OMP_NUM_THREADS": threads,
+            "PYTHONUTF8": "1",
+        }
+        first_port = _free_port()
+        for number, (start, end) in enumerate(self._spans, 1):
+            print(f"Starting node-{number} with layers {start}-{end - 1} …", flush=True)
+            node = [
+                "--name",
+                f"node-{number}",
+                "--state",
+                str(self._folder / f"node-{number}"),
+                "--exit-with-stdin",
+            ]
+            what = ["--model", self._model.id.name, "--layers", f"{start}:{end}", "--dtype", self._dtype]
+            where = ["--listen", f"{HOST}:{first_port if number == 1 else 0}", "--threads", threads]
+            where += ["--api", f"{HOST}:{self._api_port}"] if number == 1 else []
+            where += ["--bootstrap", f"{HOST}:{first_port}"] if number > 1 else []
+            self._processes.append(self._spawn(number, [*node, *what, *where], environment))
+
+    def _spawn(
+        self, number: int, arguments: list[str], environment: dict[str, str]
+    ) -> subprocess.Popen[bytes]:
+        with self._log(number).open("wb") as log:
+            # The pipe is never written to. It closes when this process ends, however it ends, and the node with it.
+            # Sessions of their own keep the terminal's Ctrl-C for this process.
+            return subprocess.Popen(
+                [sys.executable, "-m", "swarm", "join", *arguments],
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment,
+                start_new_session=os.name != "nt",
+                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0,
+            )
+
+    def wait_until_servable(self) -> None:
+        """Wait for a front door that finds every layer. Raises DemoError when a node ends or time is up."""
+        print("Waiting for the nodes to load and find each other …", flush=True)
+        give_up = time.monotonic() + START_SECONDS
+        health: Any = None
+        while not self._is_servable(health):
+            if time.monotonic() > give_up:
+                raise DemoError(f"the swarm is not ready after {START_SECONDS:.0f} s; last seen: {health}")
+            self._check()
+            time.sleep(POLL_SECONDS)
+            health = self._health()
+
+    def watch(self) -> None:
+        """Return never; raise DemoError when a node ends."""
+        while True:
+            self._check()
+            time.sleep(POLL_SECONDS)
+
+    def stop(self) -> None:
+        """End every node: politely, then by force."""
+        for process in self._processes:
+            if process.stdin is not None:
+                process.stdin.close()
+        give_up = time.monotonic() + STOP_SECONDS
+        for process in self._processes:
+            try:
+                process.wait(max(0.0, give_up - time.monotonic()))
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def logs(self) -> str:
+        """Return the end of every node's log."""
+        parts = []
+        for number in range(1, len(self._processes) + 1):
+            text = self._log(number).read_text(encoding="utf-8", errors="replace")
+            parts.append(f"--- log of node-{number} ---\n{text[-LOG_TAIL_CHARACTERS:]}")
+        return "\n".join(parts)
+
+    def _log(self, number: int) -> Path:
+        return self._folder / f"node-{number}.log"
+
+    def _check(self) -> None:
+        for number, process in enumerate(self._processes, 1):
+            if process.poll() is not None:
+                raise DemoError(f"node-{number} ended with exit code {process.returncode}")
+
+    def _health(self) -> Any:
+        try:
+            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as exc:
+            return json.load(exc)
+        except OSError:
+            return None  # not listening yet
+
+    def _is_servable(self, health: Any) -> bool:
+        models = health.get("models", []) if isinstance(health, dict) else []
+        return any(model.get("servable") for model in models)
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind((HOST, 0))
+        return int(listener.getsockname()[1])
+
+
+def _first_free_port() -> int:
+    for port in range(FIRST_API_PORT, FIRST_API_PORT + API_PORTS_TRIED):
+        with socket.socket() as listener:
+            try:
+                listener.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    return _free_port()

@@ -1,0 +1,59 @@
+"""The command line: commands, exit codes, errors as one line. What the commands need is imported when they run.
+
+Exit codes: 0 done or stopped by a signal, 1 failed while running, 2 wrong option, setting or state folder.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from swarm import __version__
+from swarm.cli.join import config, join
+from swarm.cli.models import models
+from swarm.cli.secret import init
+from swarm.cli.status import status
+from swarm.errors import ConfigError, SwarmError
+
+EXIT_FAILED = 1
+EXIT_USAGE = 2
+
+app = typer.Typer(
+    name="swarm",
+    help="Several machines, one language model, one OpenAI-compatible API.",
+    epilog="Exit codes: 0 done or stopped, 1 failed while running, 2 wrong option, setting or state folder.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(join)
+app.command()(init)
+app.command()(status)
+app.command()(models)
+app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"swarm {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Several machines, one language model, one OpenAI-compatible API."""
+
+
+def main() -> None:
+    """Run the command line and end the process with its exit code."""
+    try:
+        app()
+    except SwarmError as exc:
+        print(f"swarm: {exc}", file=sys.stderr)
+        raise SystemExit(EXIT_USAGE if isinstance(exc, ConfigError) else EXIT_FAILED) from None

@@ -1,0 +1,67 @@
+"""What a person sees: plain lines, and a progress bar where the output is a terminal. Logs nothing."""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from rich.console import Console
+from rich.progress import Progress as Bars
+from rich.progress import TaskID
+
+from swarm.models.progress import Progress
+
+
+def announce(line: str) -> None:
+    """Print a line of what happens."""
+    print(line, flush=True)
+
+
+def warn(line: str) -> None:
+    """Print a line that the person should act on."""
+    print(f"warning: {line}", file=sys.stderr, flush=True)
+
+
+def progress() -> Progress:
+    """Return how long work is shown: bars on a terminal, else a line at its start and end."""
+    return _Bars() if sys.stderr.isatty() else _Lines()
+
+
+class _Lines:
+    """Says what begins and what is done, once each. Calls come from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._begun: set[str] = set()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        with self._lock:
+            if what not in self._begun:
+                self._begun.add(what)
+                print(f"{what} …", file=sys.stderr, flush=True)
+            elif done >= total:
+                self._begun.discard(what)
+                print(f"{what}: done", file=sys.stderr, flush=True)
+
+
+class _Bars:
+    """One bar for each piece of work; the display ends with the last of them. Calls come from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._display: Bars | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        with self._lock:
+            if self._display is None:
+                self._display = Bars(console=Console(stderr=True), transient=True)
+                self._display.start()
+            if what not in self._tasks:
+                self._tasks[what] = self._display.add_task(what, total=total)
+            self._display.update(self._tasks[what], completed=done, total=total)
+            if done >= total:
+                self._display.remove_task(self._tasks.pop(what))
+            if not self._tasks:
+                self._display.stop()
+                self._display = None

@@ -1,0 +1,67 @@
+"""The options that say what a setting says, described by the settings themselves, and how they are read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from swarm.config import Config, load_config
+from swarm.config.knob import knobs_of
+from swarm.config.loading import flat_names
+from swarm.errors import ConfigError
+
+
+def _setting(flag: str, metavar: str, *names: str) -> Any:
+    """Declare the option of a setting: its sentence is the setting's own."""
+    declared = knobs_of(Config)[flat_names()[flag]].declared
+    about = declared.doc + (f" One of {', '.join(declared.choices)}." if declared.choices else "")
+    return typer.Option(
+        f"--{flag.replace('_', '-')}", *names, metavar=metavar, help=about, show_default=False
+    )
+
+
+Bootstrap = Annotated[list[str] | None, _setting("bootstrap", "HOST:PORT")]
+Listen = Annotated[str | None, _setting("listen", "[HOST:]PORT")]
+Advertise = Annotated[list[str] | None, _setting("advertise", "HOST:PORT")]
+Name = Annotated[str | None, _setting("name", "NAME")]
+State = Annotated[str | None, _setting("state", "FOLDER")]
+SwarmKeyFile = Annotated[str | None, _setting("swarm_key_file", "FILE")]
+Allow = Annotated[list[str] | None, _setting("allow", "NODE")]
+Ban = Annotated[list[str] | None, _setting("ban", "NODE")]
+LogLevel = Annotated[str | None, _setting("log_level", "LEVEL")]
+Model = Annotated[str | None, _setting("model", "ID_OR_FOLDER")]
+Layers = Annotated[str | None, _setting("layers", "A:B")]
+Dtype = Annotated[str | None, _setting("dtype", "DTYPE")]
+Device = Annotated[str | None, _setting("device", "DEVICE")]
+PrivateLayers = Annotated[str | None, _setting("private_layers", "K[:M]")]
+Api = Annotated[str | None, _setting("api", "[HOST:]PORT", "--openai-port")]
+ApiKey = Annotated[list[str] | None, _setting("api_key", "KEY")]
+ApiKeyFile = Annotated[str | None, _setting("api_key_file", "FILE")]
+ApiOpen = Annotated[bool | None, _setting("api_open", "")]
+Threads = Annotated[int | None, _setting("threads", "N")]
+ConfigFile = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings; flags win over it.")
+]
+ExitWithStdin = Annotated[
+    bool, typer.Option("--exit-with-stdin", hidden=True, help="End when standard input does.")
+]
+
+
+def read_settings(params: Mapping[str, Any]) -> tuple[Config, dict[str, str]]:
+    """Return the settings and their origins from the parsed options of ``join``. Raises ConfigError."""
+    settings = flat_names()
+    given = {
+        name: value for name, value in params.items() if name in settings and value not in (None, [], ())
+    }
+    file: Path | None = params["config"]
+    if file is None:
+        return load_config(None, os.environ, given)
+    try:
+        text = file.expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"can't read the settings in {file}: {exc}") from None
+    return load_config(text, os.environ, given, source=str(file))

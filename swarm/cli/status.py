@@ -1,0 +1,92 @@
+"""``swarm status``: the swarm as one of its front doors sees it."""
+
+from __future__ import annotations
+
+import json
+import os
+import urllib.error
+import urllib.request
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from swarm.errors import ConfigError, SwarmError
+
+DEFAULT_API = "http://127.0.0.1:8000"
+TIMEOUT_SECONDS = 10.0
+
+
+def status(
+    api: Annotated[
+        str, typer.Option("--api", metavar="URL", help="A front door of the swarm.")
+    ] = DEFAULT_API,
+    api_key_file: Annotated[
+        Path | None,
+        typer.Option("--api-key-file", metavar="FILE", help="File with the API key; else SWARM_API_KEYS."),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print /swarm/state as it is.")] = False,
+) -> None:
+    """Show members, what they hold, and which models can be served."""
+    state = _fetch(f"{api.rstrip('/').removesuffix('/v1')}/swarm/state", _api_key(api_key_file))
+    if as_json:
+        typer.echo(json.dumps(state, indent=2))
+        return
+    console = Console()
+    console.print(_members(state))
+    for model in state["models"]:
+        console.print(Text(_servable(model)))
+
+
+def _api_key(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get("SWARM_API_KEYS", "").partition(",")[0].strip()
+    try:
+        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"can't read the API key in {file}: {exc}") from None
+    return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")
+
+
+def _fetch(url: str, key: str) -> Any:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    # A proxy of the environment is for the internet; a front door is near.
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as exc:
+        raise SwarmError(f"{url} answered {exc.code} {exc.reason}") from None
+    except (OSError, ValueError) as exc:
+        raise SwarmError(f"no front door answers at {url}: {getattr(exc, 'reason', exc)}") from None
+
+
+def _members(state: dict[str, Any]) -> Table:
+    # Names come from other machines: Text, so that their brackets are not markup.
+    table = Table("node", "name", "state", "layers", "dtype", "rtt ms", "sessions", "rows/s", "RSS MiB")
+    for member in state["members"]:
+        load = member.get("load", {})
+        spans = member["spans"]
+        health = member["state"] if member["health"] == "alive" else member["health"]
+        cells = (
+            member["node"][:8] + (" (this)" if member["node"] == state["node"] else ""),
+            member["name"],
+            health if member["routable"] or member["health"] != "alive" else f"{health}, not routable",
+            ", ".join(f"{span['layers']} of {span['of']} {span['model']}" for span in spans) or "none",
+            ", ".join(sorted({span["dtype"] for span in spans})),
+            str(member.get("rtt_ms") or ""),
+            str(load.get("sessions", "")),
+            str(load.get("rows_per_second", "")),
+            f"{load['rss_bytes'] / 2**20:.0f}" if "rss_bytes" in load else "",
+        )
+        table.add_row(*(Text(cell) for cell in cells))
+    return table
+
+
+def _servable(model: dict[str, Any]) -> str:
+    if model["servable"]:
+        return f"{model['name']}: can be served ({model['layers']} layers)"
+    return f"{model['name']}: can't be served: {model['problem'] or 'no node holds ' + ', '.join(model['missing'])}"
