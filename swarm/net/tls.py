@@ -111,6 +111,9 @@ class TlsPipe:
                 self.established = True
             while chunk := self._ssl.read(_READ_BYTES):
                 plaintext.append(chunk)
+                # Asking in vain costs an exception.
+                if not self._incoming.pending and not self._ssl.pending():
+                    break
         except ssl.SSLWantReadError:
             pass
         return plaintext

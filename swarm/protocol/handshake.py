@@ -121,7 +121,7 @@ class ServerHandshake:
         swarms = tuple(secret.swarm_id for secret in keyring.secrets[:_MAX_SWARMS])
         self._challenge = _encode(_Challenge(PROTOCOL_MIN, PROTOCOL_MAX, _sized(nonce, NONCE_BYTES), swarms))
         self._admission_key = b""
-        self._transcript = b""
+        self._client_proof = b""
         self._peer: Authenticated | None = None
 
     def challenge(self) -> bytes:
@@ -155,7 +155,7 @@ class ServerHandshake:
         if secret is None:
             raise AuthenticationError("wrong swarm secret")
         self._admission_key = secret.admission_key
-        self._transcript = hashlib.sha256(transcript + _lp(signature)).digest()
+        self._client_proof = transcript + _lp(signature)
         self._peer = Authenticated(
             node=node_id_of(auth.public_key),
             public_key=auth.public_key,
@@ -171,7 +171,7 @@ class ServerHandshake:
             raise RuntimeError("accept() comes after read_auth()")
         body = _encode(_Accept(self._features, self._boot, observed))
         return _seal(
-            body, self._admission_key, self._key, _SERVER, _accept_transcript(self._transcript, body)
+            body, self._admission_key, self._key, _SERVER, _accept_transcript(self._client_proof, body)
         )
 
     def read_ready(self, frame: bytes) -> Authenticated:
@@ -217,7 +217,7 @@ class ClientHandshake:
             raise AuthenticationError(
                 f"node {short(expected)} was expected, node {short(self.server)} answers"
             )
-        self._transcript = b""
+        self._client_proof = b""
         self._admission_key = b""
         self._swarm_id = b""
 
@@ -244,18 +244,18 @@ class ClientHandshake:
         sealed = _seal(body, secret.admission_key, self._key, _CLIENT, transcript)
         self._admission_key = secret.admission_key
         self._swarm_id = secret.swarm_id
-        self._transcript = hashlib.sha256(transcript + _lp(sealed[-SIGNATURE_BYTES:])).digest()
+        self._client_proof = transcript + _lp(sealed[-SIGNATURE_BYTES:])
         return sealed
 
     def read_accept(self, frame: bytes) -> Authenticated:
         """Check the server's own proof. Raises AuthenticationError, or ProtocolError if this is no ACCEPT."""
-        if not self._transcript:
+        if not self._client_proof:
             raise RuntimeError("read_accept() comes after read_challenge()")
         body, mac, signature = _split(frame)
         accept = _decode(_accepts, body)
         if len(accept.boot) != BOOT_BYTES:
             raise ProtocolError("ACCEPT has a boot id of a wrong size")
-        transcript = _accept_transcript(self._transcript, body)
+        transcript = _accept_transcript(self._client_proof, body)
         if not verify(self._server_key, signature, _claim(_SERVER, transcript)):
             raise AuthenticationError(
                 "its signature is not over this handshake: replayed, or changed on the way"
@@ -287,8 +287,8 @@ def _transcript(challenge: bytes, auth: bytes, certificate: bytes) -> bytes:
     return hashlib.sha256(_lp(_PROTOCOL) + _lp(challenge) + _lp(auth) + _lp(certificate)).digest()
 
 
-def _accept_transcript(client_transcript: bytes, accept: bytes) -> bytes:
-    return hashlib.sha256(client_transcript + _lp(accept)).digest()
+def _accept_transcript(client_proof: bytes, accept: bytes) -> bytes:
+    return hashlib.sha256(client_proof + _lp(accept)).digest()
 
 
 def _claim(role: bytes, transcript: bytes) -> bytes:

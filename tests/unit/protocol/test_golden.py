@@ -1,0 +1,101 @@
+"""The wire format, byte for byte: a full handshake and a few frames, checked against tests/golden and the formulas."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from swarm.net.tls import make_certificate
+from swarm.protocol.codec import encode
+from swarm.protocol.handshake import ClientHandshake, ServerHandshake
+from swarm.protocol.identity import Keyring, NodeKey, SwarmSecret, sign_record, verify
+from swarm.protocol.messages import Heartbeat, HopTime, Step
+from swarm.types import Address, BootId, NodeId, SessionId
+
+GOLDEN = Path(__file__).parents[2] / "golden" / "wire.json"
+
+SERVER = NodeKey.from_seed(bytes(range(32)))
+CLIENT = NodeKey.from_seed(bytes(range(32, 64)))
+SECRET = SwarmSecret(bytes(range(64, 96)))
+CERTIFICATE = b"any certificate: only its bytes count here"
+
+
+def transcript() -> dict[str, str]:
+    """Run one handshake with fixed inputs and return every byte string that another implementation must match."""
+    ring = Keyring((SECRET,))
+    server = ServerHandshake(
+        key=SERVER, keyring=ring, boot=BootId(b"bootserv"), nonce=b"\x01" * 32, certificate=CERTIFICATE
+    )
+    client = ClientHandshake(
+        key=CLIENT,
+        keyring=ring,
+        boot=BootId(b"bootclie"),
+        nonce=b"\x02" * 32,
+        server_key=SERVER.public_bytes,
+        certificate=CERTIFICATE,
+    )
+    challenge = server.challenge()
+    auth = client.read_challenge(challenge)
+    server.read_auth(auth)
+    accept = server.accept(Address("192.0.2.7", 50123))
+    client.read_accept(accept)
+    ready = client.ready(sign_record(CLIENT, SECRET.swarm_id, "static", b"a record"))
+    step = Step(
+        origin=NodeId("a" * 32),
+        session=SessionId(b"s" * 16),
+        epoch=1,
+        step=2,
+        position=3,
+        count=1,
+        hidden=4,
+        dtype="bfloat16",
+        rows="last",
+        times=(HopTime(5, 6, 7),),
+    )
+    (heartbeat_frame,) = encode(Heartbeat(1, 2, 3), number=4, part_bytes=65536)
+    (step_frame,) = encode(step, b"12345678", number=5, part_bytes=65536)
+    return {
+        "server node id": SERVER.node_id,
+        "client node id": CLIENT.node_id,
+        "swarm id": SECRET.swarm_id.hex(),
+        "admission key": SECRET.admission_key.hex(),
+        "challenge": challenge.hex(),
+        "auth": auth.hex(),
+        "accept": accept.hex(),
+        "ready": ready.hex(),
+        "heartbeat": b"".join(heartbeat_frame).hex(),
+        "step": b"".join(step_frame).hex(),
+    }
+
+
+@pytest.fixture(scope="module")
+def golden() -> dict[str, Any]:
+    return dict(json.loads(GOLDEN.read_text()))
+
+
+@pytest.mark.parametrize("name", transcript())
+def test_the_bytes_on_the_wire_have_not_changed(golden: dict[str, str], name: str) -> None:
+    assert transcript()[name] == golden[name]
+
+
+def test_the_proofs_follow_the_published_formulas(golden: dict[str, str]) -> None:
+    def lp(data: bytes) -> bytes:
+        return len(data).to_bytes(4, "big") + data
+
+    challenge, auth, accept = (bytes.fromhex(golden[name]) for name in ("challenge", "auth", "accept"))
+    key = bytes.fromhex(golden["admission key"])
+    t = hashlib.sha256(lp(b"swarm/1") + lp(challenge) + lp(auth[:-96]) + lp(CERTIFICATE)).digest()
+    t2 = hashlib.sha256(t + lp(auth[-64:]) + lp(accept[:-96])).digest()
+    assert auth[-96:-64] == hmac.digest(key, b"client" + t, "sha256")
+    assert accept[-96:-64] == hmac.digest(key, b"server" + t2, "sha256")
+    assert verify(CLIENT.public_bytes, auth[-64:], b"swarm/1 client auth" + t)
+    assert verify(SERVER.public_bytes, accept[-64:], b"swarm/1 server auth" + t2)
+
+
+def test_one_key_always_makes_the_same_certificate() -> None:
+    assert make_certificate(SERVER) == make_certificate(NodeKey.from_seed(SERVER.seed))
