@@ -1,0 +1,124 @@
+"""The front door's Quart application: which path is answered by what, and every error in one shape."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import cast
+
+import msgspec
+from quart import Quart, Response, request
+from werkzeug.exceptions import HTTPException
+
+from swarm.api import catalog, chat, exchange, sse
+from swarm.api.answers import Version
+from swarm.api.asking import Asking
+from swarm.api.edge import AsgiApp, Edge
+from swarm.api.errors import described, error_headers, http_error, internal_error
+from swarm.api.params import MAX_TIMEOUT_SECONDS, decimal
+from swarm.api.schemas import ChatBody, parse
+from swarm.config import ApiSettings
+from swarm.errors import RequestError, SwarmError
+from swarm.node.front import FrontDoor
+
+_log = logging.getLogger(__name__)
+_TIMEOUT_HEADER = "x-swarm-timeout"
+
+
+def create_app(front: FrontDoor, settings: ApiSettings, *, version: str) -> AsgiApp:
+    """Return the whole front door as an ASGI application: routes inside, guards outside."""
+    app = Quart("swarm.api", static_folder=None)
+    # The edge has limited the body by then.
+    app.config["MAX_CONTENT_LENGTH"] = None
+    app.url_map.strict_slashes = False
+    app.url_map.merge_slashes = False
+    Routes(front, settings, version).register(app)
+    app.register_error_handler(SwarmError, _on_swarm_error)
+    app.register_error_handler(HTTPException, _on_http_error)
+    return Edge(cast(AsgiApp, app), settings)
+
+
+class Routes:
+    """The handlers of one front door. Each path is served with and without /v1."""
+
+    def __init__(self, front: FrontDoor, settings: ApiSettings, version: str) -> None:
+        self._front = front
+        self._settings = settings
+        self._version = version
+
+    def register(self, app: Quart) -> None:
+        routes: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
+            ("POST", "/chat/completions", self.chat_completions),
+            ("GET", "/models", self.models),
+            ("GET", "/models/<path:model>", self.model),
+            ("GET", "/health", self.health),
+            ("GET", "/version", self.version),
+        ]
+        for method, path, handler in routes:
+            for prefix in ("", "/v1"):
+                app.add_url_rule(prefix + path, f"{prefix}{path}", handler, methods=[method])
+        app.add_url_rule("/swarm/state", "state", self.state, methods=["GET"])
+
+    async def chat_completions(self) -> Response:
+        body = parse(await request.get_data(cache=False, as_text=False, parse_form_data=False), ChatBody)
+        answer = await chat.create(self._asking(), body)
+        if body.stream:
+            return _stream(answer.events(), answer.route)
+        completion = await answer.whole()
+        return _json(completion, headers={"x-swarm-route": answer.route})
+
+    async def models(self) -> Response:
+        return _json(catalog.listed(self._front.models()))
+
+    async def model(self, model: str) -> Response:
+        return _json(catalog.described_model(self._front.models(), model))
+
+    async def health(self) -> Response:
+        health = catalog.health_of(self._front.models())
+        return _json(health, 503 if health.status == "unavailable" else 200)
+
+    async def version(self) -> Response:
+        return _json(Version(self._version))
+
+    async def state(self) -> Response:
+        current = exchange.current()
+        return _json(self._front.state(detail=current.caller.has_key or current.from_loopback))
+
+    def _asking(self) -> Asking:
+        current = exchange.current()
+        if (named := request.headers.get(_TIMEOUT_HEADER)) is not None:
+            current.timeout_seconds = _seconds(named)
+        return Asking(self._front, self._settings, current)
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        raise RequestError(f"Invalid header '{_TIMEOUT_HEADER}': {text[:50]!r} is not a number.") from None
+    return decimal(_TIMEOUT_HEADER, seconds, seconds, 0.001, MAX_TIMEOUT_SECONDS)
+
+
+def _json(body: object, status: int = 200, headers: dict[str, str] | None = None) -> Response:
+    return Response(msgspec.json.encode(body), status, headers, content_type="application/json")
+
+
+def _stream(events: AsyncIterator[bytes], route: str) -> Response:
+    response = Response(events, 200, {**sse.HEADERS, "x-swarm-route": route}, content_type=sse.CONTENT_TYPE)
+    # Quart's own limit would cut long answers; the request's deadline is what ends them.
+    response.timeout = None
+    return response
+
+
+async def _on_swarm_error(error: SwarmError) -> Response:
+    if error.http_status >= 500:
+        _log.warning("%s: %s", exchange.current().request_id, error)
+    return _json(described(error), error.http_status, error_headers(error))
+
+
+async def _on_http_error(error: HTTPException) -> Response:
+    """An exception that nobody expected arrives here too, as a 500; Quart has logged it."""
+    status = error.code or 500
+    body = internal_error() if status >= 500 else http_error(status, request.method, request.path)
+    headers = {name: value for name, value in error.get_headers() if name.lower() == "allow"}
+    return _json(body, status, headers)

@@ -1,0 +1,132 @@
+"""Opens the generations of one request and yields their pieces, those of several choices interleaved.
+
+Knows no HTTP and no shape of an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import dataclass
+from typing import TypeVar
+
+from swarm.api.pieces import ChoiceText, Piece
+from swarm.node.front import FrontDoor, Generation, GenerationRequest, RouteHop
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True)
+class Choice:
+    """One running choice. ``finish_reason`` is known when its pieces have ended."""
+
+    index: int
+    generation: Generation
+    text: ChoiceText
+    finish_reason: str | None = None
+
+    async def pieces(self) -> AsyncIterator[list[Piece]]:
+        """Yield what can be shown, in order. Raises SwarmError when the answer can't be continued."""
+        async for event in self.generation:
+            if shown := self.text.push(event):
+                yield shown
+            if self.text.stopped:
+                break
+        self.finish_reason = "stop" if self.text.stopped else self.generation.finish_reason or "stop"
+        await self.generation.aclose()
+        if rest := self.text.finish():
+            yield rest
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """All choices of one request."""
+
+    choices: tuple[Choice, ...]
+    prompt_tokens: int
+
+    @property
+    def route(self) -> str:
+        """The path of the first choice, as the x-swarm-route header says it."""
+        return described_route(self.choices[0].generation.route)
+
+    @property
+    def completion_tokens(self) -> int:
+        return sum(choice.text.tokens for choice in self.choices)
+
+    @property
+    def reasoning_tokens(self) -> int:
+        return sum(choice.text.reasoning_tokens for choice in self.choices)
+
+    @property
+    def cached_tokens(self) -> int:
+        return self.choices[0].generation.stats.cached_tokens
+
+    async def pieces(self) -> AsyncGenerator[tuple[Choice, list[Piece] | None], None]:
+        """Yield (choice, pieces) as they come, and (choice, None) once when a choice has ended."""
+        async with aclosing(merged([choice.pieces() for choice in self.choices])) as running:
+            async for index, pieces in running:
+                yield self.choices[index], pieces
+
+
+async def open_answer(
+    front: FrontDoor,
+    requests: Sequence[GenerationRequest],
+    texts: Sequence[ChoiceText],
+    cleanup: AsyncExitStack,
+) -> Answer:
+    """Reserve every choice's path; nothing has been sent to the client when this raises a SwarmError.
+
+    ``cleanup`` closes the generations when the request ends.
+    """
+
+    async def reserve(request: GenerationRequest) -> Generation:
+        generation = await front.open(request)
+        cleanup.push_async_callback(generation.aclose)
+        return generation
+
+    if len(requests) == 1:
+        generations = [await reserve(requests[0])]
+    else:
+        opened = await asyncio.gather(*map(reserve, requests), return_exceptions=True)
+        generations = []
+        for result in opened:
+            if isinstance(result, BaseException):
+                raise result
+            generations.append(result)
+    choices = tuple(
+        Choice(index, generation, text)
+        for index, (generation, text) in enumerate(zip(generations, texts, strict=True))
+    )
+    return Answer(choices, len(requests[0].prompt))
+
+
+async def merged(iterators: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T | None], None]:
+    """Yield (index, item) as items come, and (index, None) once when that iterator has ended."""
+    if len(iterators) == 1:
+        async for item in iterators[0]:
+            yield 0, item
+        yield 0, None
+        return
+    waiting = {asyncio.ensure_future(anext(iterator)): index for index, iterator in enumerate(iterators)}
+    try:
+        while waiting:
+            done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            for task in sorted(done, key=waiting.__getitem__):
+                index = waiting.pop(task)
+                try:
+                    item = task.result()
+                except StopAsyncIteration:
+                    yield index, None
+                    continue
+                waiting[asyncio.ensure_future(anext(iterators[index]))] = index
+                yield index, item
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+
+
+def described_route(route: Sequence[RouteHop]) -> str:
+    return ", ".join(map(str, route))

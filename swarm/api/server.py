@@ -1,0 +1,130 @@
+"""Runs the front door: binds its address and serves it with Hypercorn inside the node's event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+from hypercorn.app_wrappers import ASGIWrapper
+from hypercorn.asyncio.tcp_server import TCPServer
+from hypercorn.asyncio.worker_context import WorkerContext
+from hypercorn.config import Config as HypercornConfig
+from hypercorn.typing import ASGIFramework
+
+from swarm.api.app import create_app
+from swarm.api.edge import connection
+from swarm.api.guards import is_loopback
+from swarm.config import ApiSettings
+from swarm.errors import ConfigError
+from swarm.node.front import FrontDoor
+from swarm.types import Address
+
+_log = logging.getLogger(__name__)
+
+GRACE_SECONDS = 5.0
+_BACKLOG = 512
+# Longer than the pools of common HTTP clients keep an idle connection, so that they close it and not we.
+_IDLE_SECONDS = 75.0
+
+
+class ApiServer:
+    """One front door. ``start`` once, ``aclose`` at the end."""
+
+    def __init__(self, front: FrontDoor, settings: ApiSettings, *, version: str) -> None:
+        self._settings = replace(settings, keys=(*settings.keys, *_keys_in(settings.key_file)))
+        self._app = ASGIWrapper(cast(ASGIFramework, create_app(front, self._settings, version=version)))
+        self._context = WorkerContext(None)
+        self._hypercorn = HypercornConfig()
+        self._hypercorn.include_server_header = False
+        self._hypercorn.keep_alive_timeout = _IDLE_SECONDS
+        self._hypercorn.errorlog = logging.getLogger("swarm.api.hypercorn")
+        self._server: asyncio.Server | None = None
+        self._connections: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> Address:
+        """Bind and serve; return the address bound.
+
+        Raises ConfigError when the address can't be had, or would open the swarm to a network without a key.
+        """
+        listen = self._settings.listen
+        if listen is None:
+            raise ConfigError("api.listen is not set: there is no address to serve the API at")
+        if not self._settings.keys and not self._settings.open and not is_loopback(listen.host):
+            raise ConfigError(
+                f"the API would be open to everyone who reaches {listen}: set keys (--api-key-file FILE), "
+                "listen on 127.0.0.1, or say --api-open"
+            )
+        bound = await _bind(listen)
+        self._server = await asyncio.start_server(self._serve, sock=bound, backlog=_BACKLOG)
+        return Address(listen.host, bound.getsockname()[1])
+
+    async def aclose(self, grace_seconds: float = GRACE_SECONDS) -> None:
+        """Stop accepting, let running answers end for ``grace_seconds``, then cut what is left."""
+        if self._server is None:
+            return
+        self._server.close()
+        await self._context.terminated.set()
+        if self._connections:
+            _, late = await asyncio.wait(self._connections, timeout=grace_seconds)
+            for task in late:
+                task.cancel()
+            await asyncio.gather(*late, return_exceptions=True)
+        await self._server.wait_closed()
+        self._server = None
+
+    def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connection.set(writer.transport)
+        loop = asyncio.get_running_loop()
+        # A task of our own, so that closing can cancel it: the stream's own callback task is not ours.
+        task = loop.create_task(self._connection(reader, writer))
+        self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            await TCPServer(
+                self._app, asyncio.get_running_loop(), self._hypercorn, self._context, {}, reader, writer
+            )
+        finally:
+            writer.transport.abort()
+
+
+async def _bind(listen: Address) -> socket.socket:
+    loop = asyncio.get_running_loop()
+    try:
+        found = await loop.getaddrinfo(
+            listen.host, listen.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )
+        family, kind, protocol, _, address = found[0]
+        bound = socket.socket(family, kind, protocol)
+        try:
+            # On Windows this option would let a second process take the port over.
+            if not hasattr(socket, "SO_EXCLUSIVEADDRUSE"):
+                bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+            bound.setblocking(False)
+        except OSError:
+            bound.close()
+            raise
+    except OSError as exc:
+        taken = " (another program listens there)" if exc.errno == errno.EADDRINUSE else ""
+        raise ConfigError(f"the API can't listen at {listen}: {exc.strerror or exc}{taken}") from exc
+    return bound
+
+
+def _keys_in(file: str) -> tuple[str, ...]:
+    if not file:
+        return ()
+    try:
+        text = Path(file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"the API keys can't be read from {file}: {exc}") from exc
+    keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
+    if not keys:
+        raise ConfigError(f"{file} holds no API key: write one a line")
+    return keys

@@ -1,0 +1,173 @@
+"""A node as its API sees it, answering from a script, and a real HTTP server in front of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from typing import Any, cast
+
+from swarm.api.server import ApiServer
+from swarm.config import ApiSettings
+from swarm.engine.jobs import TokenLogprob
+from swarm.errors import SwarmError, UnknownModelError
+from swarm.models.tokenizer import ChatTokenizer
+from swarm.node.front import (
+    FinishReason,
+    GenerationRequest,
+    GenerationStats,
+    RouteHop,
+    ServedModel,
+    TokenEvent,
+)
+from swarm.types import Address, LayerSpan, NodeId
+
+MODEL = "org/scripted-model"
+LOOPBACK = Address("127.0.0.1", 0)
+STOP_ID = 2
+FIRST_WORD = 0x110000
+"""Ids below are characters; the words of a script are numbered from here."""
+
+Step = str | float | SwarmError | Exception | asyncio.Event
+"""A token's text, seconds of silence, an error, or something to wait for."""
+
+
+class ScriptedTokenizer:
+    """One token a character in prompts, one token a word of the script in answers."""
+
+    takes_tools = False
+    stop_ids = frozenset({STOP_ID})
+    chat_template: str | None = "scripted"
+    vocab_size = FIRST_WORD + 10_000
+
+    def __init__(self) -> None:
+        self._words: list[str] = []
+        self.rendered: list[dict[str, Any]] = []
+        self.prompt_suffix = "<assistant>"
+
+    def render(self, messages: Sequence[dict[str, Any]], **options: Any) -> str:
+        self.rendered.append({"messages": messages, **options})
+        return "".join(f"<{m['role']}>{m['content']}\n" for m in messages) + self.prompt_suffix
+
+    def encode(self, text: str, *, special: bool) -> list[int]:
+        return [ord(character) for character in text]
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return "".join(map(self.token_text, ids))
+
+    def word(self, text: str) -> int:
+        self._words.append(text)
+        return FIRST_WORD + len(self._words) - 1
+
+    def token_text(self, token: int) -> str:
+        return self._words[token - FIRST_WORD] if token >= FIRST_WORD else chr(token)
+
+    def token_bytes(self, token: int) -> bytes:
+        return self.token_text(token).encode()
+
+
+@dataclass
+class ScriptedGeneration:
+    request: GenerationRequest
+    steps: list[Step]
+    tokenizer: ScriptedTokenizer
+    finish: FinishReason = "stop"
+    closed: bool = False
+    route: tuple[RouteHop, ...] = (
+        RouteHop(NodeId("a" * 32), "anna", LayerSpan(0, 4)),
+        RouteHop(NodeId("b" * 32), "ben", LayerSpan(4, 8)),
+    )
+    stats: GenerationStats = field(default_factory=GenerationStats)
+    finish_reason: FinishReason | None = None
+
+    async def __aiter__(self) -> AsyncIterator[TokenEvent]:
+        given = 0
+        for step in self.steps:
+            if isinstance(step, Exception):
+                raise step
+            if isinstance(step, float):
+                await asyncio.sleep(step)
+            elif isinstance(step, asyncio.Event):
+                await step.wait()
+            else:
+                if given == self.request.max_tokens:
+                    self.finish_reason = "length"
+                    return
+                given += 1
+                yield self._event(step)
+        self.finish_reason = self.finish
+
+    async def aclose(self) -> None:
+        self.closed = True
+
+    def _event(self, text: str) -> TokenEvent:
+        token = self.tokenizer.word(text)
+        wanted = self.request.sampling.top_logprobs
+        if wanted is None:
+            return TokenEvent(token, text)
+        top = tuple((ord("a") + at, -float(at)) for at in range(wanted))
+        return TokenEvent(token, text, TokenLogprob(token, -0.5, top))
+
+
+@dataclass
+class FakeFrontDoor:
+    """``script`` says what a request is answered with; ``refusal`` is raised by ``open`` instead."""
+
+    script: Callable[[GenerationRequest], Sequence[Step]] = lambda request: ["Hello", ",", " world", "!"]
+    finish: FinishReason = "stop"
+    refusal: SwarmError | None = None
+    served: tuple[ServedModel, ...] = (
+        ServedModel(name=MODEL, digest="0" * 64, layers=8, context_tokens=4096, created=1_700_000_000),
+    )
+    chat_tokenizer: ScriptedTokenizer = field(default_factory=ScriptedTokenizer)
+    generations: list[ScriptedGeneration] = field(default_factory=list)
+
+    def models(self) -> tuple[ServedModel, ...]:
+        return self.served
+
+    async def tokenizer(self, model: str) -> ChatTokenizer:
+        if model not in [served.name for served in self.served]:
+            raise UnknownModelError(model, [])
+        return cast(ChatTokenizer, self.chat_tokenizer)
+
+    async def open(self, request: GenerationRequest) -> ScriptedGeneration:
+        if self.refusal is not None:
+            raise self.refusal
+        generation = ScriptedGeneration(request, list(self.script(request)), self.chat_tokenizer, self.finish)
+        self.generations.append(generation)
+        return generation
+
+    def state(self, *, detail: bool) -> dict[str, Any]:
+        return {"members": [], "detail": detail}
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running front door: its fake node, its address and its base URL."""
+
+    front: FakeFrontDoor
+    address: Address
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+
+@asynccontextmanager
+async def serving(front: FakeFrontDoor | None = None, **settings: Any) -> AsyncIterator[Served]:
+    """Serve a fake node over real HTTP on loopback; ``settings`` are those of ApiSettings."""
+    front = front or FakeFrontDoor()
+    server = ApiServer(front, replace(ApiSettings(listen=LOOPBACK), **settings), version="1.2.3")
+    address = await server.start()
+    try:
+        yield Served(front, address)
+    finally:
+        await server.aclose(grace_seconds=0.5)
+
+
+async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> None:
+    """Wait until the condition holds; fail when it does not within the time."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - any condition of a test, not an event of its own
+            await asyncio.sleep(0.01)
