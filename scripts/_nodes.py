@@ -25,6 +25,12 @@ STOP_SECONDS = 15.0
 POLL_SECONDS = 0.1
 LOG_TAIL_CHARACTERS = 4000
 
+# Nodes don't get the terminal's Ctrl-C: this process stops them when it has said so.
+if sys.platform == "win32":
+    _APART: dict[str, Any] = {"creationflags": subprocess.CREATE_NEW_PROCESS_GROUP}
+else:
+    _APART: dict[str, Any] = {"start_new_session": True}
+
 
 class DemoError(Exception):
     """The demo can't go on; the text says why."""
@@ -74,15 +80,13 @@ class Nodes:
     ) -> subprocess.Popen[bytes]:
         with self._log(number).open("wb") as log:
             # The pipe is never written to. It closes when this process ends, however it ends, and the node with it.
-            # Sessions of their own keep the terminal's Ctrl-C for this process.
             return subprocess.Popen(
                 [sys.executable, "-m", "swarm", "join", *arguments],
                 stdin=subprocess.PIPE,
                 stdout=log,
                 stderr=subprocess.STDOUT,
                 env=environment,
-                start_new_session=os.name != "nt",
-                creationflags=subprocess.CREATE_NEW_PROCESS_GROUP if sys.platform == "win32" else 0,
+                **_APART,
             )
 
     def wait_until_servable(self) -> None:

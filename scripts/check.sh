@@ -16,6 +16,7 @@ check() {
 check ruff check . scripts/demo scripts/test
 check ruff format --check . scripts/demo scripts/test
 check mypy --strict
+check mypy --strict scripts/_*.py
 check lint-imports --no-cache
 
 if [ ${#failed[@]} -gt 0 ]; then
