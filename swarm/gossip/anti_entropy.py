@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from swarm.gossip.member import EQUIVOCATING, HEALTH_MASK, Health
 from swarm.gossip.suspicion import Claims
 from swarm.gossip.table import Table
-from swarm.protocol.messages import DigestEntry, SignedRecord, SignedSuspicion
+from swarm.protocol.messages import Digest, DigestEntry, SignedRecord, SignedSuspicion
 from swarm.types import NodeId
 
 Item = SignedRecord | SignedSuspicion
+
+MAX_ENTRIES = 800
+"""Of one Digest: an entry has up to 75 bytes, a header at most 64 KiB."""
 
 
 def digest_of(table: Table, receiver: NodeId | None = None) -> tuple[DigestEntry, ...]:
@@ -26,12 +27,25 @@ def digest_of(table: Table, receiver: NodeId | None = None) -> tuple[DigestEntry
     return tuple(entry.digest_entry() for _, entry in sorted(entries.items()))
 
 
-def lacking(table: Table, claims: Claims, theirs: Iterable[DigestEntry], peer: NodeId) -> list[Item]:
+def digests(table: Table, receiver: NodeId, *, reply: bool) -> list[Digest]:
+    """Return the digest of the view in messages that fit a frame; only the last asks for a reply."""
+    entries = digest_of(table, receiver)
+    parts = [entries[at : at + MAX_ENTRIES] for at in range(0, len(entries), MAX_ENTRIES)]
+    bounds = ["", *(part[0].node for part in parts[1:]), ""]
+    return [
+        Digest(part, reply and number == len(parts) - 1, bounds[number], bounds[number + 1])
+        for number, part in enumerate(parts)
+    ]
+
+
+def lacking(table: Table, claims: Claims, theirs: Digest, peer: NodeId) -> list[Item]:
     """Return what the sender of a digest lacks, in the order in which it can use it: static records first."""
-    known = {entry.node: entry for entry in theirs}
+    known = {entry.node: entry for entry in theirs.entries}
     statics: list[Item] = []
     others: list[Item] = []
     for node, entry in sorted(table.entries.items()):
+        if node < theirs.first or (theirs.end and node >= theirs.end):
+            continue
         other = known.get(node)
         if other is None and entry.gone and node != peer:
             continue

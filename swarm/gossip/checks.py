@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from swarm.protocol.messages import PeerChecked
 from swarm.types import NodeId
 
 ACCUSE_SPREAD_SECONDS = 0.2
@@ -40,8 +41,9 @@ class Doubts:
         return subject in self._doubts
 
     def raise_(self, subject: NodeId, now: float) -> None:
-        """Begin to doubt; no effect if doubted already."""
-        self._doubts.setdefault(subject, Doubt(next_check=now, pause=self._check_seconds))
+        """Begin to doubt, or check again now what is doubted already."""
+        doubt = self._doubts.setdefault(subject, Doubt(next_check=now, pause=self._check_seconds))
+        doubt.next_check = min(doubt.next_check, now)
 
     def settle(self, subject: NodeId) -> None:
         self._doubts.pop(subject, None)
@@ -54,26 +56,25 @@ class Doubts:
             if doubt.deadline is None and doubt.accuse_at is None and now >= doubt.next_check
         ]
 
-    def begin(self, subject: NodeId, helpers: list[NodeId], now: float, spread: float) -> int:
-        """Start a check by ``helpers`` and return its nonce; with nobody to ask the check has failed."""
+    def begin(self, subject: NodeId, helpers: list[NodeId], now: float, patience: float) -> int:
+        """Start a check by ``helpers`` and return its nonce.
+
+        With nobody to ask it takes its full time too: a node that lost all its links has most likely itself to blame,
+        and dials before it accuses.
+        """
         doubt = self._doubts[subject]
         self._nonce += 1
         doubt.nonce, doubt.waiting = self._nonce, set(helpers)
-        if helpers:
-            doubt.deadline = now + self._check_seconds
-        else:
-            self._failed(doubt, now, spread)
+        doubt.deadline = now + self._check_seconds * patience
         return doubt.nonce
 
-    def answer(
-        self, helper: NodeId, subject: NodeId, nonce: int, alive: bool, now: float, spread: float
-    ) -> None:
+    def answer(self, helper: NodeId, answer: PeerChecked, now: float, spread: float) -> None:
         """Take an answer; from who was not asked, or asked in another check, it counts nothing."""
-        doubt = self._doubts.get(subject)
-        if doubt is None or doubt.nonce != nonce or helper not in doubt.waiting:
+        doubt = self._doubts.get(answer.subject)
+        if doubt is None or doubt.nonce != answer.nonce or helper not in doubt.waiting:
             return
         doubt.waiting.discard(helper)
-        if alive:
+        if answer.alive:
             doubt.waiting.clear()
             doubt.deadline = None
             doubt.next_check = now + doubt.pause
@@ -97,7 +98,7 @@ class Doubts:
         return ready
 
     def postpone(self, seconds: float) -> None:
-        """This process stood still: answers may be waiting unread."""
+        """Take the time in which this process stood still as not passed: answers may be waiting unread."""
         for doubt in self._doubts.values():
             doubt.next_check += seconds
             doubt.deadline = None if doubt.deadline is None else doubt.deadline + seconds

@@ -59,8 +59,7 @@ class Detector:
         self._core.send(sender, PeerChecked(message.subject, message.nonce, alive))
 
     def on_answer(self, sender: NodeId, message: PeerChecked, now: float) -> None:
-        spread = self._core.rng.random()
-        self._doubts.answer(sender, message.subject, message.nonce, message.alive, now, spread)
+        self._doubts.answer(sender, message, now, self._core.rng.random())
 
     def on_claim(self, sender: NodeId, signed: SignedSuspicion, now: float) -> None:
         """Take a relayed claim. Raises ProtocolError if it is malformed or its signature is wrong."""
@@ -87,7 +86,7 @@ class Detector:
             self._count(entry, claim, signed, sender, now)
 
     def refute(self, incarnation: int, now: float) -> None:
-        """This node is held for SUSPECT or DEAD at ``incarnation``: it lives, and may have been slow."""
+        """Overrule claims against this node at ``incarnation``; they may be true of its speed."""
         self._core.reincarnate(incarnation, now)
         self._core.local_health.worsen(now)
 
@@ -99,7 +98,7 @@ class Detector:
             return
         others = [node for node in core.links.trusted() if node != subject]
         helpers = core.rng.sample(others, min(core.settings.check_peers, len(others)))
-        nonce = self._doubts.begin(subject, helpers, now, core.rng.random())
+        nonce = self._doubts.begin(subject, helpers, now, core.patience(now))
         for helper in helpers:
             core.send(helper, CheckPeer(subject, nonce))
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from swarm.errors import ProtocolError
-from swarm.gossip.anti_entropy import digest_of, lacking
+from swarm.gossip.anti_entropy import digests, lacking
 from swarm.gossip.broadcasts import LOAD_FANOUT, RELAY_FANOUT, News, packed
 from swarm.gossip.core import Core
 from swarm.gossip.detector import Detector
@@ -45,7 +45,9 @@ class Exchange:
         self._admissions.pop(peer, None)
 
     def send_digest(self, peer: NodeId, *, reply: bool) -> None:
-        self._core.send(peer, Digest(digest_of(self._core.table, peer), reply))
+        """Tell ``peer`` the versions held; with ``reply`` it answers with its own, besides what this node lacks."""
+        for digest in digests(self._core.table, peer, reply=reply):
+            self._core.send(peer, digest)
 
     def on_gossip(self, sender: NodeId, message: Gossip, now: float) -> None:
         for record in message.records:
@@ -73,7 +75,7 @@ class Exchange:
                 if core.claims.allow(sender, now):
                     self._detector.refute(entry.incarnation, now)
                 break
-        for gossip in packed(lacking(core.table, core.claims, message.entries, sender)):
+        for gossip in packed(lacking(core.table, core.claims, message, sender)):
             core.send(sender, gossip)
         if message.reply:
             self.send_digest(sender, reply=False)
@@ -92,9 +94,8 @@ class Exchange:
         entry = core.table.entries[node]
         if merged is Merged.CONFLICT:
             self._spread_proof(node, now)
-        else:
-            news = News(entry.static.signed, RELAY_FANOUT, knowing=frozenset({sender, node}))
-            core.broadcasts.add(("static", node), news, now)
+        news = News(entry.static.signed, RELAY_FANOUT, knowing=frozenset({sender, node}))
+        core.broadcasts.add(("static", node), news, now)
         if merged is Merged.REBORN or entry.health is Health.LEFT:
             self._detector.close(node)
         if entry.health is Health.LEFT:

@@ -147,8 +147,17 @@ class LinkTier:
                 changes.trusted.append(link.node)
         return changes
 
+    def long_suspect(self, now: float, seconds: float) -> list[NodeId]:
+        """Return the links that have been suspect for that long since they were last returned."""
+        found = []
+        for link in self.all():
+            if link.suspect_since is not None and now - link.suspect_since >= seconds:
+                link.suspect_since = now
+                found.append(link.node)
+        return found
+
     def forgive(self, now: float) -> None:
-        """This process itself stood still: silence until now says nothing about the peers."""
+        """Hold no silence until now against the peers: this process itself stood still."""
         for link in self._links.values():
             link.heard_at = link.echo_advanced_at = now
             if link.last_number:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from types import MappingProxyType
-from typing import NamedTuple
 
 from swarm.config import GossipSettings
 from swarm.errors import ProtocolError
@@ -18,14 +17,16 @@ from swarm.gossip.broadcasts import Random
 from swarm.gossip.core import Core
 from swarm.gossip.detector import Detector
 from swarm.gossip.dialing import Dialer
-from swarm.gossip.effects import Abort, Effect, LinkSuspect, LinkTrusted, MemberChanged, SaveIncarnation
+from swarm.gossip.effects import Effect, MemberChanged, SaveIncarnation
 from swarm.gossip.exchange import Exchange
 from swarm.gossip.links import LinkTier
 from swarm.gossip.local_health import LocalHealth
-from swarm.gossip.member import Entry, Health, Member
+from swarm.gossip.member import Health, Member
 from swarm.gossip.own import LoadFigures, OwnRecords
 from swarm.gossip.record import HostedSpan, SpanLoad, decode_static
+from swarm.gossip.snapshot import NeighbourState, snapshot
 from swarm.gossip.table import Table
+from swarm.gossip.upkeep import Upkeep
 from swarm.protocol.identity import NodeKey, node_id_of
 from swarm.protocol.messages import (
     AnyMessage,
@@ -42,16 +43,6 @@ from swarm.types import Address, BootId, ModelId, NodeId
 
 STALL_SECONDS = 0.5
 """Nothing happened here for a heartbeat and that long: this process stood still, not its peers."""
-SWEEP_SECONDS = 1.0
-ABORT_SUSPECT_SECONDS = 10.0
-"""A link that stays suspect is cut and dialled anew: a broken route may have kept its connection."""
-
-
-class NeighbourState(NamedTuple):
-    """A link as others may see it."""
-
-    rtt_seconds: float | None
-    suspect: bool
 
 
 class Membership:
@@ -81,23 +72,23 @@ class Membership:
             swarm_id=swarm_id,
             settings=settings,
             rng=rng,
-            own=OwnRecords(key, swarm_id, boot, settings, incarnation, now),
+            own=OwnRecords(
+                key=key, swarm_id=swarm_id, boot=boot, settings=settings, incarnation=incarnation, now=now
+            ),
             table=Table(swarm_id, settings.max_members),
             links=LinkTier(settings, now),
             local_health=LocalHealth(now),
         )
         self._detector = Detector(self._core)
         self._exchange = Exchange(self._core, self._detector, self._permits)
+        self._upkeep = Upkeep(self._core, self._detector, self._exchange, now)
         self._dialer = Dialer(key.node_id, rng)
         self._last_input = now
-        self._next_sync = now + self._jittered(settings.sync_seconds)
-        self._next_sweep = now + SWEEP_SECONDS
-        self._stale: set[NodeId] = set()
         self._left = False
         self._core.emit(SaveIncarnation(incarnation))
         self._core.announce_static(now)
 
-    # --- what others may ask -----------------------------------------------------------------------------------
+    # --- what others may ask ---
 
     @property
     def node_id(self) -> NodeId:
@@ -109,11 +100,12 @@ class Membership:
 
     def members(self) -> tuple[Member, ...]:
         """Return everybody known, this node, the dead and those who left included, sorted by id."""
-        return tuple(self._snapshot(entry) for _, entry in sorted(self._core.table.entries.items()))
+        entries = sorted(self._core.table.entries.items())
+        return tuple(snapshot(entry, self._core, self._upkeep.stale) for _, entry in entries)
 
     def member(self, node: NodeId) -> Member | None:
         entry = self._core.table.get(node)
-        return self._snapshot(entry) if entry else None
+        return snapshot(entry, self._core, self._upkeep.stale) if entry else None
 
     def links(self) -> Mapping[NodeId, NeighbourState]:
         """Return the neighbours with their round trips, and whether they are suspect."""
@@ -144,7 +136,7 @@ class Membership:
             self._dialer.wakeup(alone=not core.links.nodes()),
         )
 
-    # --- what happened -----------------------------------------------------------------------------------------
+    # --- what happened ---
 
     def link_up(
         self, node: NodeId, public_key: bytes, boot: BootId, record: SignedRecord | None, now: float
@@ -200,7 +192,7 @@ class Membership:
                 self._exchange.on_record(sender, record, now)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not gossip")
-        self._refresh_links(now)
+        self._upkeep.refresh_links(now)
 
     def update_self(
         self,
@@ -236,7 +228,7 @@ class Membership:
         self._core.own.set_load(LoadFigures(queued_rows, sessions, tokens_per_second, rss_bytes, spans))
 
     def observe_lag(self, now: float, seconds: float) -> None:
-        """This process's own loop was late by ``seconds``: be more patient with others."""
+        """Be more patient with others: this process's own loop was late by ``seconds``."""
         self._advance(now)
         if seconds >= self._settings.heartbeat_seconds:
             self._core.local_health.worsen(now, by=max(1, int(seconds / self._settings.suspect_min_seconds)))
@@ -273,71 +265,28 @@ class Membership:
         core = self._core
         for node, beat in core.links.beat(now):
             core.send(node, beat)
-        self._refresh_links(now)
+        self._upkeep.refresh_links(now)
         self._detector.tick(now)
-        if now >= core.own.load_due(len(core.table.entries)):
-            core.announce_load(now)
-        if now >= self._next_sync:
-            self._next_sync = now + self._jittered(self._settings.sync_seconds)
-            trusted = core.links.trusted()
-            if trusted:
-                self._exchange.send_digest(core.rng.choice(trusted), reply=True)
-        if now >= self._next_sweep:
-            self._next_sweep = now + SWEEP_SECONDS
-            self._sweep(now)
+        self._upkeep.tick(now)
         for dial in self._dialer.due(self._wanted_links(), now, alone=not core.links.nodes()):
             core.emit(dial)
         for node, gossip in core.broadcasts.flush(now, core.links.nodes(), core.rng):
             core.send(node, gossip)
 
-    # --- inside ------------------------------------------------------------------------------------------------
+    # --- inside ---
 
     def _permits(self, node: NodeId) -> bool:
         return node not in self._ban and (not self._allow or node in self._allow)
-
-    def _jittered(self, seconds: float) -> float:
-        return seconds * (0.75 + 0.5 * self._core.rng.random())
 
     def _advance(self, now: float) -> None:
         """Notice that this process stood still since the last input, and hold nobody's silence against it."""
         late = now - self._last_input - self._settings.heartbeat_seconds
         self._last_input = max(now, self._last_input)
         if late >= STALL_SECONDS:
-            self._core.local_health.worsen(now, by=1)
+            self._core.local_health.worsen(now)
             self._core.links.forgive(now)
             self._detector.postpone(late)
-
-    def _refresh_links(self, now: float) -> None:
-        core = self._core
-        changes = core.links.refresh(now, core.patience(now))
-        for node in changes.suspect:
-            core.emit(LinkSuspect(node))
-            core.changed(node)
-            self._detector.doubt(node, now)
-        for node in changes.trusted:
-            core.emit(LinkTrusted(node))
-            core.changed(node)
-            self._detector.settle(node)
-            self._exchange.send_digest(node, reply=True)
-        for link in core.links.all():
-            if link.suspect_since is not None and now - link.suspect_since >= ABORT_SUSPECT_SECONDS:
-                link.suspect_since = now
-                core.emit(Abort(link.node, "silent for too long"))
-
-    def _sweep(self, now: float) -> None:
-        """Find members whose load record stands still, and forget those long gone."""
-        core = self._core
-        for entry in core.table.present():
-            stale = now - entry.load_advanced_at >= self._settings.stale_seconds and entry.node != core.node
-            if stale and not core.links.hears(entry.node):
-                self._detector.doubt(entry.node, now)
-            if stale != (entry.node in self._stale):
-                (self._stale.add if stale else self._stale.discard)(entry.node)
-                core.changed(entry.node)
-        for node in core.table.forget_old(now, self._settings.tombstone_seconds):
-            core.claims.forget(node)
-            self._stale.discard(node)
-            core.changed(node)
+            self._upkeep.postpone(late)
 
     def _wanted_links(self) -> dict[NodeId, tuple[Address, ...]]:
         core = self._core
@@ -346,19 +295,3 @@ class Membership:
             for node, entry in sorted(core.table.entries.items())
             if node != core.node and node not in core.links and entry.health is not Health.LEFT
         }
-
-    def _snapshot(self, entry: Entry) -> Member:
-        node = entry.node
-        link = self._core.links.get(node)
-        heard = node == self._core.node or self._core.links.hears(node)
-        trusted = entry.health is Health.ALIVE or (entry.health is Health.SUSPECT and heard)
-        ready = entry.static.record.state == "ready" and entry.proof is None and node not in self._stale
-        return Member(
-            node=node,
-            record=entry.static.record,
-            load=entry.load.record if entry.load else None,
-            health=entry.health,
-            routable=trusted and ready,
-            rtt_seconds=link.rtt_seconds if link else None,
-            equivocating=entry.proof is not None,
-        )

@@ -60,6 +60,7 @@ class OwnRecords:
 
     def __init__(
         self,
+        *,
         key: NodeKey,
         swarm_id: bytes,
         boot: BootId,

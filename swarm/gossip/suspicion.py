@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from swarm.gossip.record import Claim
@@ -80,13 +81,15 @@ class Claims:
         return True
 
     def postpone(self, seconds: float) -> None:
-        """This process stood still: the accused had no chance to be heard here."""
+        """Give the accused back the time in which this process stood still and could not hear them."""
         for case in self._cases.values():
             case.opened_at += seconds
 
     def close(self, subject: NodeId) -> None:
         self._cases.pop(subject, None)
 
-    def forget(self, node: NodeId) -> None:
-        self._cases.pop(node, None)
-        self._spent.pop(node, None)
+    def forget_all_but(self, known: Container[NodeId]) -> None:
+        for node in [node for node in self._cases if node not in known]:
+            del self._cases[node]
+        for node in [node for node in self._spent if node not in known]:
+            del self._spent[node]

@@ -72,10 +72,16 @@ class DigestEntry(msgspec.Struct, frozen=True, array_like=True, gc=False):
 
 
 class Digest(Message, frozen=True, tag="di"):
-    """Anti-entropy: the receiver answers with what the sender lacks, and a Digest of its own when ``reply``."""
+    """Anti-entropy: the receiver answers with what the sender lacks, and a Digest of its own when ``reply``.
+
+    A large view is told in several: each speaks of the ids from ``first`` up to but not including ``end``.
+    """
 
     entries: tuple[DigestEntry, ...]
     reply: bool = False
+    first: str = ""
+    end: str = ""
+    """Empty: no bound."""
 
 
 class CheckPeer(Message, frozen=True, tag="cp"):

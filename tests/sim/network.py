@@ -105,8 +105,9 @@ class Network:
         receiver = connection.peer(closer)
         connection.open_at[closer.name] = False
         if (closer.name, receiver.name) not in self.conditions.blocked:
-            delay = self._delay(closer.name, receiver.name)
-            self._scheduler.after(delay, lambda: self._reset(connection, receiver, graceful))
+            arrival = self._scheduler.now + self._delay(closer.name, receiver.name)
+            arrival = max(arrival, connection.last_arrival[receiver.name])
+            self._scheduler.at(arrival, lambda: self._reset(connection, receiver, graceful))
 
     def unblock(self, pairs: set[tuple[str, str]]) -> None:
         """Close black holes: what is stuck in open connections arrives; closed ones are reset at the far end."""

@@ -7,6 +7,8 @@ import random
 from collections.abc import Callable
 from typing import Any
 
+import msgspec
+
 from swarm.config import GossipSettings
 from swarm.errors import ProtocolError
 from swarm.gossip.effects import (
@@ -22,11 +24,16 @@ from swarm.gossip.effects import (
 )
 from swarm.gossip.membership import Membership
 from swarm.protocol.identity import NodeKey
+from swarm.protocol.messages import AnyMessage
 from swarm.types import Address, BootId
 from tests.sim.network import Connection, Endpoint, Network
 from tests.sim.scheduler import Scheduler
 
 SWARM_ID = b"simulated swarm!"
+
+
+to_wire = msgspec.msgpack.Encoder().encode
+from_wire = msgspec.msgpack.Decoder(AnyMessage).decode
 
 
 def key_of(name: str) -> NodeKey:
@@ -76,7 +83,9 @@ class Process:
             now=scheduler.now,
         )
         network.listen(str(self.address), self)
-        self.act(lambda now: self.membership.update_self(now, addresses=(self.address,), state="ready", name=name))
+        self.act(
+            lambda now: self.membership.update_self(now, addresses=(self.address,), state="ready", name=name)
+        )
 
     def act(self, action: Callable[[float], None]) -> None:
         """Call into the membership, execute what it wants, and set the next tick; later, while paused."""
@@ -139,7 +148,7 @@ class Process:
         peer = connection.peer(self)
         if self.links.get(peer) is connection and isinstance(peer, Process):
             sender = peer
-            self.act(lambda now: self._receive(sender, message, now))
+            self.act(lambda now: self._receive(sender, from_wire(message), now))
 
     def _receive(self, sender: Process, message: Any, now: float) -> None:
         if sender not in self.links:
@@ -158,7 +167,7 @@ class Process:
             case Send(node, message):
                 peer = self._peer(node)
                 if peer is not None:
-                    self._network.send(self.links[peer], self, message)
+                    self._network.send(self.links[peer], self, to_wire(message))
             case Dial(address, expected):
                 self._network.dial(
                     self,
@@ -171,7 +180,9 @@ class Process:
                 self._log(self.name, f"aborts {node[:8]}: {reason}")
                 peer = self._peer(node)
                 if peer is not None:
-                    self._scheduler.after(0.0, lambda: self.act(lambda now: self._drop(peer, now, graceful=False)))
+                    self._scheduler.after(
+                        0.0, lambda: self.act(lambda now: self._drop(peer, now, graceful=False))
+                    )
             case SaveIncarnation(value):
                 self.disk["incarnation"] = value
                 self._log(self.name, f"saves incarnation {value}")

@@ -32,7 +32,12 @@ class World:
         return self.scheduler.now
 
     def start(
-        self, name: str, *, bootstrap: Iterable[str] = (), key: NodeKey | None = None, address: str | None = None
+        self,
+        name: str,
+        *,
+        bootstrap: Iterable[str] = (),
+        key: NodeKey | None = None,
+        address: str | None = None,
     ) -> Process:
         """Start a process, or start it again with what is on its disk."""
         self._lives[name] = self._lives.get(name, 0) + 1
@@ -103,7 +108,10 @@ class World:
 
     def converged(self) -> bool:
         """Return whether all live processes hold equal static records and healths of the members present."""
-        views = {tuple((e.node, e.incarnation, e.sequence, e.digest, e.state) for e in p.membership.digest()) for p in self.alive()}
+        views = {
+            tuple((e.node, e.incarnation, e.sequence, e.digest, e.state) for e in p.membership.digest())
+            for p in self.alive()
+        }
         return len(views) == 1
 
     def ever(self, word: str) -> list[str]:
