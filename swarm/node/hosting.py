@@ -39,7 +39,9 @@ class Hosting:
         progress: Progress | None,
         on_change: Callable[[], None],
         joined: Callable[[], Awaitable[None]],
+        native: Callable[[str], bool],
     ) -> None:
+        self._native = native
         self._joined = joined
         self._settings = settings
         self._store = store
@@ -177,7 +179,7 @@ class Hosting:
         """``--dtype``; auto is the checkpoint's where this device computes it natively, else float32."""
         if self._settings.dtype != "auto":
             return self._settings.dtype
-        return local.spec.dtype if self._engine.computes_natively(local.spec.dtype) else "float32"
+        return local.spec.dtype if self._native(local.spec.dtype) else "float32"
 
     async def need_ends(self, local: LocalModel) -> None:
         """Load the embedding, norm and head of a model that this door serves, once."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import psutil
 
+from swarm.engine.device import computes_natively, resolve_device
 from swarm.engine.jobs import StepResult
 from swarm.engine.worker import Engine
 from swarm.errors import ConfigError, LinkDownError, SwarmError
@@ -104,7 +105,8 @@ class Node:
             hello=self._membership.record,
             admit=self._admits,
         )
-        self._engine = Engine(config.engine, config.model.device)
+        self._device = resolve_device(config.model.device)
+        self._engine = Engine(config.engine, self._device)
         self._bus = Bus(self._id, self._network, dispatch.received)
         self._hosting = Hosting(
             settings=config.model,
@@ -116,6 +118,7 @@ class Node:
             progress=progress,
             on_change=self._advertise,
             joined=self._joined,
+            native=lambda dtype: computes_natively(self._device, dtype),
         )
         self._stage = dispatch.stage = StageService(
             sessions=HopSessions(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from safetensors import safe_open
 from swarm.config import Config, ModelSettings, NodeSettings, SessionSettings
 from swarm.engine.params import SamplingParams
 from swarm.models.store import LocalModel, ModelStore
+from swarm.node.dispatch import Dispatch
 from swarm.node.front import GenerationRequest
 from swarm.node.keystore import Keystore
 from swarm.node.node import Node
@@ -33,19 +33,18 @@ TEXT = "My password is correct horse battery staple, keep it between us."
 
 
 class Wiretap:
-    """Keeps what one node receives from another."""
+    """Keeps every frame that a node of this process receives from another."""
 
-    def __init__(self, node: Node, own: NodeId) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.frames: list[tuple[AnyMessage, bytes]] = []
-        dispatch = node._dispatch
-        received = dispatch.received
+        received = Dispatch.received
 
-        def tapped(sender: NodeId, message: AnyMessage, payload: memoryview) -> None:
-            if sender != own:
+        def tapped(dispatch: Dispatch, sender: NodeId, message: AnyMessage, payload: memoryview) -> None:
+            if sender != dispatch.gossip.membership.node_id:
                 self.frames.append((message, bytes(payload)))
-            received(sender, message, payload)
+            received(dispatch, sender, message, payload)
 
-        dispatch.received = tapped  # type: ignore[method-assign]
+        monkeypatch.setattr(Dispatch, "received", tapped)
 
     def steps(self) -> list[tuple[Step, bytes]]:
         return [(message, payload) for message, payload in self.frames if isinstance(message, Step)]
@@ -75,7 +74,7 @@ async def running(
 
 
 async def servable(node: Node, *, members: int) -> None:
-    async with asyncio.timeout(120):
+    async with asyncio.timeout(60):
         while True:
             served = node.models()
             holders = {span.node for span in node.view().spans}
@@ -115,18 +114,16 @@ def embedding(model: LocalModel) -> np.ndarray:
         return weights.get_tensor("model.embed_tokens.weight").float().numpy()
 
 
-async def tapped_answer(tmp_path: Path, private: str) -> AsyncIterator[object]:
-    """An answer whose origin and second node are watched: yields (prompt, tokens, wiretap)."""
+async def tapped_answer(tmp_path: Path, private: str) -> tuple[tuple[int, ...], list[int]]:
+    """One answer of an origin that lets another node compute; returns its prompt's ids and its own."""
     async with running(tmp_path / "origin", layers="none", bootstrap=(), private=private) as origin:
         address = await listening(origin)
-        async with running(tmp_path / "hop", layers=LayerSpan(0, 30), bootstrap=(address,)) as hop:
-            tap = Wiretap(hop, hop._id)
+        async with running(tmp_path / "hop", layers=LayerSpan(0, 30), bootstrap=(address,)):
             await servable(origin, members=2 if private else 1)
             tokenizer = await origin.tokenizer(MODEL)
             text = tokenizer.render([{"role": "user", "content": TEXT}])
             prompt = tuple(tokenizer.encode(text, special=False))
-            tokens = await answer(origin, prompt, 8)
-            yield prompt, tokens, tap
+            return prompt, await answer(origin, prompt, 8)
 
 
 def recovered(tap: Wiretap, embedding: np.ndarray, prompt: tuple[int, ...]) -> float:
@@ -137,27 +134,26 @@ def recovered(tap: Wiretap, embedding: np.ndarray, prompt: tuple[int, ...]) -> f
     return float((similarity.argmax(1) == np.array(prompt)).mean())
 
 
-async def test_no_frame_holds_text_or_token_ids_but_the_first_hop_can_look_them_up(tmp_path, embedding):
-    async for prompt, tokens, tap in tapped_answer(tmp_path, ""):
-        encoded = [msgspec.msgpack.encode(message) for message, _ in tap.frames]
-        ids = [*prompt, *tokens]
-        pairs = [
-            msgspec.msgpack.encode([a, b])[1:]
-            for a, b in pairwise(ids)
-            if a > 255 and b > 255
-        ]
-        assert tap.steps()
-        assert pairs
-        for header, (_, payload) in zip(encoded, tap.frames, strict=True):
-            for secret in (TEXT.encode(), b"password", b"staple", *pairs):
-                assert secret not in header
-                assert secret not in payload
-        assert recovered(tap, embedding, prompt) == 1.0
+async def test_no_frame_holds_text_or_token_ids_but_the_first_hop_can_look_them_up(
+    tmp_path, embedding, monkeypatch
+):
+    tap = Wiretap(monkeypatch)
+    prompt, tokens = await tapped_answer(tmp_path, "")
+    ids = [*prompt, *tokens]
+    pairs = [msgspec.msgpack.encode([a, b])[1:] for a, b in pairwise(ids) if a > 255 and b > 255]
+    assert tap.steps()
+    assert pairs
+    for message, payload in tap.frames:
+        header = msgspec.msgpack.encode(message)
+        for secret in (TEXT.encode(), b"password", b"staple", *pairs):
+            assert secret not in header
+            assert secret not in payload
+    assert recovered(tap, embedding, prompt) == 1.0
 
 
-async def test_with_private_layers_the_lookup_fails(tmp_path, embedding):
-    async for prompt, tokens, tap in tapped_answer(tmp_path, "1:1"):
-        if not tap.steps():
-            pytest.fail("the answer never left the origin: the test saw no frame")
-        assert len(tokens) == 8
-        assert recovered(tap, embedding, prompt) < 0.2
+async def test_with_private_layers_the_lookup_fails(tmp_path, embedding, monkeypatch):
+    tap = Wiretap(monkeypatch)
+    prompt, tokens = await tapped_answer(tmp_path, "1:1")
+    assert tap.steps()
+    assert len(tokens) == 8
+    assert recovered(tap, embedding, prompt) < 0.2

@@ -1,0 +1,40 @@
+"""Which device computes here, and in which dtypes it does so natively. Loads no model."""
+
+from __future__ import annotations
+
+import torch
+
+from swarm.errors import ConfigError
+
+
+def resolve_device(name: str) -> str:
+    """Return the torch device for ``auto``, ``cpu``, ``cuda``, ``cuda:N`` or ``mps``. Raises ConfigError."""
+    kind, _, index = name.partition(":")
+    if kind == "auto":
+        return "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+    if kind == "cuda":
+        devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if devices == 0:
+            raise ConfigError("device cuda: this torch finds no CUDA GPU; use --device cpu or install a CUDA build")
+        if index and not (index.isdecimal() and int(index) < devices):
+            raise ConfigError(f"device {name}: this machine has cuda:0 to cuda:{devices - 1}")
+        return name
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise ConfigError("device mps: Metal is not available here; use --device cpu")
+    if kind not in ("cpu", "mps") or index:
+        raise ConfigError(f"device {name!r} is none of auto, cpu, cuda, cuda:N, mps")
+    return kind
+
+
+def computes_natively(device: str, dtype: str) -> bool:
+    """Whether matrix products in ``dtype`` run in it on ``device`` instead of being emulated."""
+    if dtype == "float32":
+        return True
+    if device.startswith("cuda"):
+        return dtype == "float16" or torch.cuda.is_bf16_supported(including_emulation=False)
+    if device == "mps":
+        return dtype == "float16"
+    supported = (
+        torch.ops.mkldnn._is_mkldnn_bf16_supported if dtype == "bfloat16" else torch.ops.mkldnn._is_mkldnn_fp16_supported
+    )
+    return bool(torch.backends.mkldnn.is_available() and supported())
