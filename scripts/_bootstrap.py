@@ -27,6 +27,7 @@ def enter_environment(*, with_tests: bool) -> None:
         _continue_with(_venv_python())
     if not _is_installed(with_tests):
         _install(with_tests)
+        _continue_with(_venv_python())  # a running interpreter doesn't see what was just installed
 
 
 def fail(message: str) -> NoReturn:
@@ -92,18 +93,10 @@ def _is_installed(with_tests: bool) -> bool:
 def _install(with_tests: bool) -> None:
     project = str(ROOT) + ("[dev]" if with_tests else "")
     print("Installing what swarm needs into .venv (minutes the first time, PyTorch is large) …", flush=True)
-    command = [
-        sys.executable,
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "-c",
-        str(ROOT / "constraints.txt"),
-        "-e",
-        project,
-    ]
-    if subprocess.run(command, check=False).returncode != 0:
+    pip = [sys.executable, "-m", "pip", "install", "-c", str(ROOT / "constraints.txt")]
+    if STAMP.exists():
+        pip.append("--quiet")  # the first time takes minutes and shows what happens
+    if subprocess.run([*pip, "-e", project], check=False).returncode != 0:
         fail("pip could not install the project; its message stands above")
     stamp = {"digest": _wanted_digest(), "with_tests": with_tests}
     temporary = STAMP.with_suffix(".tmp")
