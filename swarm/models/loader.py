@@ -26,8 +26,31 @@ from swarm.models.checkpoint import Checkpoint
 from swarm.types import DTYPES, LayerSpan
 
 FAMILIES = frozenset(
-    "arcee cohere2 ernie4_5 exaone4 gemma2 gemma3_text glm glm4 gpt_oss granite llama ministral ministral3 mistral "
-    "mixtral olmo2 phi3 qwen2 qwen2_moe qwen3 qwen3_5_text qwen3_moe seed_oss smollm3".split()
+    [
+        "arcee",
+        "cohere2",
+        "ernie4_5",
+        "exaone4",
+        "gemma2",
+        "gemma3_text",
+        "glm",
+        "glm4",
+        "gpt_oss",
+        "granite",
+        "llama",
+        "ministral",
+        "ministral3",
+        "mistral",
+        "mixtral",
+        "olmo2",
+        "phi3",
+        "qwen2",
+        "qwen2_moe",
+        "qwen3",
+        "qwen3_moe",
+        "seed_oss",
+        "smollm3",
+    ]
 )
 """Model types whose spans were shown to give the logits of the whole model (tests/parity)."""
 
@@ -63,7 +86,7 @@ def load_config(folder: Path) -> PreTrainedConfig:
 
 
 def load_span(
-    folder: Path, span: LayerSpan, dtype: str, device: str = "cpu", attention: str = "sdpa"
+    folder: Path, span: LayerSpan, dtype: str, device: str = "cpu", attention: str = "eager"
 ) -> PreTrainedModel:
     """Return layers ``span`` of the model in ``folder`` as a base model without embedding and final norm.
 
