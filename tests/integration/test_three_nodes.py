@@ -60,7 +60,7 @@ def test_curl_streams_server_sent_events(three_nodes: SwarmProcesses):
     url = f"{three_nodes.nodes[1].url}/v1/chat/completions"
     command = ["curl", "-sN", "-i", url, "-H", "Content-Type: application/json", "-d", body]
     output = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120).stdout
-    headers, _, events = output.partition("\r\n\r\n")
+    headers, _, events = output.partition("\n\n")
     lines = [line[6:] for line in events.splitlines() if line.startswith("data: ")]
     assert lines[-1] == "[DONE]"
     chunks = [json.loads(line) for line in lines[:-1]]
