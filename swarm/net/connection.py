@@ -12,7 +12,7 @@ from typing import Protocol as Interface
 from typing import cast
 
 from swarm.errors import ProtocolError
-from swarm.net.sockets import address_of
+from swarm.net.sockets import address_of, tune
 from swarm.net.tls import key_of_certificate
 from swarm.net.wire import Data, Ended, Event, Opened, Wire
 from swarm.types import Address
@@ -140,6 +140,7 @@ class Connection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)
         # Nothing waits in user space behind one frame: the priorities of the send queue decide instead.
         self._transport.set_write_buffer_limits(high=0)
+        tune(self._transport.get_extra_info("socket"))
         if self.closing:
             self._transport.abort()
         elif not self._server_side:

@@ -15,7 +15,7 @@ from swarm.config import NetSettings
 from swarm.errors import ConfigError
 from swarm.net.connection import Connection
 from swarm.net.gate import AcceptGate
-from swarm.net.sockets import address_of, open_listener, tune
+from swarm.net.sockets import address_of, open_listener
 from swarm.net.table import RefusalLog
 from swarm.types import Address
 
@@ -97,7 +97,6 @@ class Listener:
     async def _handshake(self, connection: Connection, accepted: socket.socket, observed: Address) -> None:
         try:
             async with asyncio.timeout(self._settings.handshake_seconds):
-                tune(accepted)
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: connection, accepted)
                 await self._serve(connection, observed)
         except TimeoutError:

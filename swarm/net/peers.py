@@ -13,7 +13,6 @@ from swarm.errors import AuthenticationError, DialError, LinkDownError, Protocol
 from swarm.net.connection import LIVE_READ_BYTES, Connection, ConnectionEndedError
 from swarm.net.link import LinkStats, PeerInfo
 from swarm.net.listener import Listener
-from swarm.net.sockets import tune
 from swarm.net.table import LinkTable, Receiver, RefusalLog
 from swarm.net.tls import client_context, server_context
 from swarm.protocol.codec import Payload
@@ -210,12 +209,11 @@ class Network:
         loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._settings.dial_seconds):
-                transport, connection = await loop.create_connection(
+                _, connection = await loop.create_connection(
                     lambda: Connection(self._client_context, self._buffer, server_side=False),
                     address.host,
                     address.port,
                 )
-            tune(transport.get_extra_info("socket"))
         except TimeoutError:
             raise DialError(address, f"no answer within {self._settings.dial_seconds:g} s") from None
         except socket.gaierror:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio.trsock
+import contextlib
 import ipaddress
 import socket
 from typing import Any
@@ -22,12 +24,14 @@ _OPTIONS: tuple[tuple[str, int], ...] = (
 )
 
 
-def tune(sock: socket.socket) -> None:
-    """Set the TCP options of a link. Raises OSError if the peer is already gone."""
+def tune(sock: asyncio.trsock.TransportSocket) -> None:
+    """Set the TCP options of a link, as far as the platform and the socket take them."""
     for name, value in _OPTIONS:
         option = getattr(socket, name, None)
         if option is not None:
-            sock.setsockopt(socket.IPPROTO_TCP, option, value)
+            # A socket whose peer is already gone refuses; its end is reported elsewhere.
+            with contextlib.suppress(OSError):
+                sock.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def open_listener(listen: Address) -> socket.socket:

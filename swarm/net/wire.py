@@ -57,6 +57,7 @@ class Wire:
         )
         self._requested = server_side
         self._unparsed_bytes = 0
+        self._broken = False
         self._ended = False
         self.live = False
         """Whether frames may be larger than those of the handshake; the owner sets it."""
@@ -148,9 +149,9 @@ class Wire:
         )
 
     def _malformed(self, text: str) -> list[Event]:
-        if self._ended:
+        if self._broken or self._ended:
             return []
-        self._ended = True
+        self._broken = True
         return [ProtocolError(text)]
 
     def _end(self, reason: str, code: int | None = None) -> list[Event]:

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 import msgspec
@@ -180,10 +180,7 @@ class ServerHandshake:
         if self._peer is None:
             raise RuntimeError("read_ready() comes after read_auth()")
         ready = _decode(_readies, frame)
-        peer = self._peer
-        return Authenticated(
-            peer.node, peer.public_key, peer.boot, peer.swarm_id, peer.features, record=ready.record
-        )
+        return replace(self._peer, record=ready.record)
 
 
 class ClientHandshake:
