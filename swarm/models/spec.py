@@ -53,7 +53,7 @@ class ModelSpec:
         layers = _count(text, "num_hidden_layers", "n_layer", "num_layers", most=_MAX_LAYERS)
         hidden = _count(text, "hidden_size", "n_embd", "d_model")
         heads = _count(text, "num_attention_heads", "n_head", "num_heads", default=1)
-        window = _count(text, "sliding_window", default=0) or None
+        window = _count(text, "sliding_window", default=0, least=0) or None
         return cls(
             model_type=_model_type(text, config),
             layers=layers,
@@ -103,16 +103,16 @@ def _model_type(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:
     return found
 
 
-def _count(config: Mapping[str, Any], *names: str, default: int | None = None, most: int = _MAX_SIZE) -> int:
+def _count(
+    config: Mapping[str, Any], *names: str, default: int | None = None, least: int = 1, most: int = _MAX_SIZE
+) -> int:
     """Return the first of ``names`` that is present and not null, checked to be a whole number."""
     for name in names:
         value = config.get(name)
         if value is None:
             continue
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 <= value <= most:
-            raise ModelError(f"config.json: {name} is {str(value)[:40]}, not a whole number up to {most}")
-        if value == 0 and default is None:
-            raise ModelError(f"config.json: {name} is 0")
+        if isinstance(value, bool) or not isinstance(value, int) or not least <= value <= most:
+            raise ModelError(f"config.json: {name} is {str(value)[:40]}, not a number from {least} to {most}")
         return value
     if default is None:
         raise ModelError(f"config.json names no {names[0]}")
@@ -193,7 +193,7 @@ def _layer_types(text: Mapping[str, Any], layers: int, window: int | None) -> tu
         return ("full_attention",) * layers
     if every := _pattern(text):
         return _every(layers, every, "sliding_attention")
-    first = _count(text, "max_window_layers", default=0) if text.get("use_sliding_window") else 0
+    first = _count(text, "max_window_layers", default=0, least=0) if text.get("use_sliding_window") else 0
     return ("full_attention",) * min(first, layers) + ("sliding_attention",) * max(layers - first, 0)
 
 

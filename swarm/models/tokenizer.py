@@ -11,6 +11,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jinja2
+
 from swarm.errors import ModelError, RequestError
 from swarm.models.detokenizer import Detokenizer
 from swarm.models.spec import token_ids
@@ -57,7 +59,7 @@ class ChatTokenizer:
             fast = transformers.AutoTokenizer.from_pretrained(
                 str(folder), trust_remote_code=False, local_files_only=True
             )
-        except (OSError, ValueError, KeyError, TypeError, ImportError) as exc:
+        except Exception as exc:  # parsers of a foreign file; tokenizers raises nothing narrower
             raise ModelError(f"the tokenizer in {folder} can't be loaded: {exc}") from exc
         if not getattr(fast, "is_fast", False):
             raise ModelError(
@@ -97,8 +99,6 @@ class ChatTokenizer:
         Raises RequestError with the template's own words when it refuses the messages, ModelError when the
         model has no template.
         """
-        import jinja2
-
         if self._fast.chat_template is None:
             raise ModelError("this model has no chat template; use /v1/completions")
         if refused := _OWN_ARGUMENTS & template_kwargs.keys():
