@@ -29,6 +29,9 @@ def reference(question: str, tokens: int, *, ignore_eos: bool = False) -> str:
         [{"role": "user", "content": question}], add_generation_prompt=True, tokenize=False
     )
     prompt = tokenizer(text, add_special_tokens=False, return_tensors="pt").input_ids
+    # Without a mask, generate takes the template's end-of-turn tokens for padding once they aren't stop tokens.
     more = {"eos_token_id": -1} if ignore_eos else {}
-    answer = model.generate(prompt, max_new_tokens=tokens, do_sample=False, **more)[0, prompt.shape[1] :]
+    answer = model.generate(
+        prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False, **more
+    )[0, prompt.shape[1] :]
     return str(tokenizer.decode(answer, skip_special_tokens=True))
