@@ -77,12 +77,10 @@ class Detector:
             return
         if not verify_claim(key, core.swarm_id, signed):
             raise ProtocolError("claim: bad signature")
-        seems_well = claim.subject == core.node or core.links.hears(claim.subject)
-        if seems_well and not core.claims.allow(claim.signer, now):
-            return
         if claim.subject == core.node:
-            self.refute(claim.incarnation, now)
-        else:
+            if core.claims.allow(claim.signer, now, of_self=True):
+                self.refute(claim.incarnation, now)
+        elif not core.links.hears(claim.subject) or core.claims.allow(claim.signer, now):
             self._count(entry, claim, signed, sender, now)
 
     def refute(self, incarnation: int, now: float) -> None:
@@ -109,7 +107,11 @@ class Detector:
             return
         case = core.claims.case(subject)
         signers = case.signers if case is not None and case.incarnation == entry.incarnation else set()
-        if core.node not in signers and len(signers) < ENOUGH_SIGNERS:
+        if case is not None and core.node in case.suspecting:
+            # Whoever still heard the subject when the claim came may have dropped it.
+            claim = Claim(core.node, subject, entry.incarnation)
+            self._spread(claim, case.suspecting[core.node], None, now)
+        elif len(signers) < ENOUGH_SIGNERS:
             self._sign(entry, dead=False, now=now)
 
     def _sign(self, entry: Entry, *, dead: bool, now: float) -> None:
@@ -122,21 +124,19 @@ class Detector:
     ) -> None:
         core = self._core
         core.claims.add(claim, signed, now)
-        news = News(
-            signed,
-            fanout=RELAY_FANOUT,
-            knowing=frozenset() if sender is None else frozenset({sender}),
-            always=entry.node,
-        )
-        core.broadcasts.add(
-            ("claim", claim.signer, entry.node, "dead" if claim.dead else "suspect"), news, now
-        )
+        self._spread(claim, signed, sender, now)
         if entry.verdict is Health.ALIVE:
             entry.verdict, entry.verdict_at = Health.SUSPECT, now
             core.changed(entry.node)
         if not core.links.hears(entry.node):
             self.doubt(entry.node, now)
         self._judge(entry.node, now)
+
+    def _spread(self, claim: Claim, signed: SignedSuspicion, sender: NodeId | None, now: float) -> None:
+        knowing = frozenset() if sender is None else frozenset({sender})
+        news = News(signed, RELAY_FANOUT, knowing=knowing, always=claim.subject)
+        key = ("claim", claim.signer, claim.subject, "dead" if claim.dead else "suspect")
+        self._core.broadcasts.add(key, news, now)
 
     def _judge(self, subject: NodeId, now: float) -> None:
         """Bury a suspect when enough signers agree and it had its time to refute."""

@@ -11,7 +11,7 @@ from swarm.types import Address, NodeId
 
 FIRST_PAUSE_SECONDS = 0.2
 PAUSE_SECONDS = 2.0
-"""Between attempts for the first five minutes: a healed partition is found within that."""
+"""Between the starts of attempts for the first five minutes: a healed partition is found within that."""
 EAGER_SECONDS = 300.0
 MAX_PAUSE_SECONDS = 30.0
 FORGOTTEN_SECONDS = 20.0
@@ -60,9 +60,12 @@ class Dialer:
     def failed(self, address: Address, node: NodeId | None, now: float) -> None:
         attempts = self._members.get(node) if node is not None else self._bootstrap.get(address)
         if attempts is not None:
+            started = attempts.under_way if attempts.under_way is not None else now
             attempts.under_way = None
             attempts.failures += 1
-            attempts.next_at = now + self._pause(attempts, now)
+            # Counted from the start: an attempt that ran into its timeout has been pause enough.
+            soonest = now + self.rng.random() * FIRST_PAUSE_SECONDS
+            attempts.next_at = max(started + self._pause(attempts, now), soonest)
 
     def due(self, wanted: dict[NodeId, tuple[Address, ...]], now: float, alone: bool) -> list[Dial]:
         """Return the connections to open now.

@@ -72,7 +72,7 @@ class Exchange:
             accused = entry.state & HEALTH_MASK in (Health.SUSPECT, Health.DEAD)
             if entry.node == core.node and entry.incarnation == own.incarnation and accused:
                 # The peer could as well sign a claim; the signers it heard may be unknown here.
-                if core.claims.allow(sender, now):
+                if core.claims.allow(sender, now, of_self=True):
                     self._detector.refute(entry.incarnation, now)
                 break
         for gossip in packed(lacking(core.table, core.claims, message, sender)):

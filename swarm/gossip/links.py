@@ -14,21 +14,42 @@ from swarm.protocol.messages import Heartbeat
 from swarm.types import BootId, NodeId
 
 MEAN_WEIGHT = 1 / 8
-DEVIATION_WEIGHT = 1 / 4
+DEVIATION_RISE = 1 / 2
+DEVIATION_FALL = 1 / 1024
+"""A rare long gap is remembered for minutes: where packets are lost, the next one is as long."""
 RTT_WEIGHT = 1 / 8
 BEATS_REMEMBERED = 256
 
 
 @dataclass(slots=True)
+class Rhythm:
+    """How regularly something recurs. Times are the caller's monotonic seconds."""
+
+    last: float
+    mean: float
+    deviation: float
+
+    def beat(self, now: float) -> None:
+        gap = now - self.last
+        off = abs(gap - self.mean) - self.deviation
+        self.deviation += off * (DEVIATION_RISE if off > 0 else DEVIATION_FALL)
+        self.mean += MEAN_WEIGHT * (gap - self.mean)
+        self.last = now
+
+    def expected(self) -> float:
+        """Return a pause that is seldom exceeded."""
+        return self.mean + 4 * self.deviation
+
+
+@dataclass(slots=True)
 class Link:
-    """One authenticated link. Times are the caller's monotonic seconds."""
+    """One authenticated link: the peer's heartbeats, and its echoes of this node's."""
 
     node: NodeId
     boot: BootId
     heard_at: float
-    echo_advanced_at: float
-    gap_mean: float
-    gap_deviation: float
+    beats: Rhythm
+    echoes: Rhythm
     last_number: int = 0
     last_number_at: float = 0.0
     echo: int = 0
@@ -83,7 +104,7 @@ class LinkTier:
 
     def up(self, node: NodeId, boot: BootId, now: float) -> None:
         beat = self._settings.heartbeat_seconds
-        self._links[node] = Link(node, boot, now, now, beat, beat / 4)
+        self._links[node] = Link(node, boot, now, Rhythm(now, beat, beat), Rhythm(now, beat, beat))
 
     def down(self, node: NodeId) -> bool:
         return self._links.pop(node, None) is not None
@@ -113,14 +134,12 @@ class LinkTier:
         link = self._links.get(node)
         if link is None or beat.number <= link.last_number:
             return
-        if link.last_number:
-            gap = now - link.last_number_at
-            link.gap_deviation += DEVIATION_WEIGHT * (abs(gap - link.gap_mean) - link.gap_deviation)
-            link.gap_mean += MEAN_WEIGHT * (gap - link.gap_mean)
+        link.beats.beat(now)
         link.last_number, link.last_number_at = beat.number, now
         sent_at = self._beat_times.get(beat.echo)
         if beat.echo > link.echo and sent_at is not None:
-            link.echo, link.echo_advanced_at = beat.echo, now
+            link.echo = beat.echo
+            link.echoes.beat(now)
             sample = max(now - sent_at - beat.held_microseconds / 1e6, 0.0)
             link.rtt_seconds = (
                 sample
@@ -128,11 +147,10 @@ class LinkTier:
                 else link.rtt_seconds + RTT_WEIGHT * (sample - link.rtt_seconds)
             )
 
-    def timeout(self, link: Link, patience: float) -> float:
-        """Return the silence in seconds that makes ``link`` suspect. ``patience`` is 1 when healthy."""
-        expected = link.gap_mean + 4 * link.gap_deviation
+    def timeout(self, rhythm: Rhythm, patience: float) -> float:
+        """Return the pause in seconds that makes a link suspect. ``patience`` is 1 when healthy."""
         low, high = self._settings.suspect_min_seconds, self._settings.suspect_max_seconds
-        return min(max(expected, low), high) * patience
+        return min(max(rhythm.expected(), low), high) * patience
 
     def refresh(self, now: float, patience: float) -> Changes:
         """Judge every link anew."""
@@ -159,13 +177,13 @@ class LinkTier:
     def forgive(self, now: float) -> None:
         """Hold no silence until now against the peers: this process itself stood still."""
         for link in self._links.values():
-            link.heard_at = link.echo_advanced_at = now
-            if link.last_number:
-                link.last_number_at = max(link.last_number_at, now - link.gap_mean)
+            link.heard_at = link.beats.last = link.echoes.last = now
 
     def wakeup(self, patience: float) -> float:
         deadlines = [self._deadline(link, patience) for link in self._links.values() if not link.suspect]
         return min([self.next_beat, *deadlines])
 
     def _deadline(self, link: Link, patience: float) -> float:
-        return min(link.heard_at, link.echo_advanced_at) + self.timeout(link, patience)
+        silent = link.heard_at + self.timeout(link.beats, patience)
+        unheard = link.echoes.last + self.timeout(link.echoes, patience)
+        return min(silent, unheard)

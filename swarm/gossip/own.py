@@ -28,8 +28,8 @@ LARGE_CHANGE_PAUSE_SECONDS = 0.25
 LARGE_CHANGE_ROWS = 16
 MIN_INTERVAL_MEMBERS_A_SECOND = 50
 MAX_INTERVAL_MEMBERS_A_SECOND = 25
-ELSEWHERE_BOOTS = 3
-"""Adopting the incarnation of a dead earlier process ends after one or two of its records; a live one goes on."""
+ADOPTIONS_OF_THE_DEAD = 2
+"""An earlier process leaves one or two records to overrule; a live one answers each. The newcomer counts first."""
 ELSEWHERE_SECONDS = 60.0
 
 
@@ -133,7 +133,7 @@ class OwnRecords:
     def adopted(self, now: float) -> bool:
         """Note that another boot's record was overruled; True when that happens too often for a dead process."""
         self._adopted = [time for time in self._adopted if now - time < ELSEWHERE_SECONDS] + [now]
-        return len(self._adopted) >= ELSEWHERE_BOOTS
+        return len(self._adopted) > ADOPTIONS_OF_THE_DEAD
 
     def set_load(self, figures: LoadFigures) -> None:
         self._figures = figures

@@ -47,6 +47,7 @@ class Claims:
     def __init__(self) -> None:
         self._cases: dict[NodeId, Case] = {}
         self._spent: dict[NodeId, deque[float]] = {}
+        self._spent_on_self: dict[NodeId, deque[float]] = {}
 
     def case(self, subject: NodeId) -> Case | None:
         return self._cases.get(subject)
@@ -70,9 +71,12 @@ class Claims:
         (case.burying if claim.dead else case.suspecting)[claim.signer] = signed
         return case
 
-    def allow(self, signer: NodeId, now: float) -> bool:
-        """Charge ``signer`` for one accusation of a member that seems well; False when it made too many."""
-        spent = self._spent.setdefault(signer, deque())
+    def allow(self, signer: NodeId, now: float, *, of_self: bool = False) -> bool:
+        """Charge ``signer`` for one accusation of a member that seems well; False when it made too many.
+
+        Accusations of this node itself are counted apart: they must be refuted, whatever else the signer claims.
+        """
+        spent = (self._spent_on_self if of_self else self._spent).setdefault(signer, deque())
         while spent and now - spent[0] >= MINUTE:
             spent.popleft()
         if len(spent) >= CLAIMS_PER_MINUTE:
@@ -91,5 +95,6 @@ class Claims:
     def forget_all_but(self, known: Container[NodeId]) -> None:
         for node in [node for node in self._cases if node not in known]:
             del self._cases[node]
-        for node in [node for node in self._spent if node not in known]:
-            del self._spent[node]
+        for spent in (self._spent, self._spent_on_self):
+            for node in [node for node in spent if node not in known]:
+                del spent[node]

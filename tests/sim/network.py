@@ -15,7 +15,8 @@ from typing import Any, Protocol
 from tests.sim.scheduler import Scheduler
 
 RETRANSMIT_SECONDS = 0.2
-DIAL_TIMEOUT_SECONDS = 5.0
+SYN_SECONDS = (1.0, 2.0, 2.0)
+"""Pauses of a kernel between its attempts to open a connection; after them the dial has timed out."""
 
 
 @dataclass(slots=True)
@@ -39,6 +40,7 @@ class Endpoint(Protocol):
     def connected(self, connection: Connection) -> None: ...
     def disconnected(self, connection: Connection, graceful: bool) -> None: ...
     def arrived(self, connection: Connection, message: Any) -> None: ...
+    def accepts(self, dialler: Endpoint) -> bool: ...
     def linked_to(self, peer: Endpoint) -> Connection | None: ...
 
 
@@ -77,11 +79,7 @@ class Network:
         if target is None:
             self._scheduler.after(0.001, failed)
             return
-        trip = self._delay(dialler.name, target.name) + self._delay(target.name, dialler.name)
-        if self._cut(dialler, target):
-            self._scheduler.after(DIAL_TIMEOUT_SECONDS, failed)
-        else:
-            self._scheduler.after(2 * trip, lambda: self._answer(dialler, target, failed))
+        self._knock(dialler, target, failed, SYN_SECONDS)
 
     def send(self, connection: Connection, sender: Endpoint, message: Any) -> None:
         receiver = connection.peer(sender)
@@ -124,11 +122,22 @@ class Network:
                 for message in stuck:
                     self.send(connection, sender, message)
 
+    def _knock(
+        self, dialler: Endpoint, target: Endpoint, failed: Callable[[], None], waits: tuple[float, ...]
+    ) -> None:
+        if not self._cut(dialler, target):
+            trip = self._delay(dialler.name, target.name) + self._delay(target.name, dialler.name)
+            self._scheduler.after(2 * trip, lambda: self._answer(dialler, target, failed))
+        elif waits:
+            self._scheduler.after(waits[0], lambda: self._knock(dialler, target, failed, waits[1:]))
+        else:
+            failed()
+
     def _answer(self, dialler: Endpoint, target: Endpoint, failed: Callable[[], None]) -> None:
         if not dialler.running:
             return
         existing = dialler.linked_to(target)
-        if not target.running or target is dialler or existing is not None or self._cut(dialler, target):
+        if existing is not None or not target.accepts(dialler) or self._cut(dialler, target):
             failed()
             return
         self._dialled += 1

@@ -129,6 +129,12 @@ class Process:
     def linked_to(self, peer: Endpoint) -> Connection | None:
         return self.links.get(peer)
 
+    def accepts(self, dialler: Endpoint) -> bool:
+        """Refuse what net refuses: this node itself, and a second process of a key that a live link has."""
+        if not self.running or not isinstance(dialler, Process) or dialler.key is self.key:
+            return False
+        return not any(isinstance(p, Process) and p.running and p.key is dialler.key for p in self.links)
+
     def connected(self, connection: Connection) -> None:
         peer = connection.peer(self)
         if not isinstance(peer, Process):
