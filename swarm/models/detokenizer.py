@@ -29,6 +29,8 @@ class Detokenizer:
         self._given = self._decode(self._window)
         self._context_length = len(self._window)
         """Tokens of the window whose text was given out."""
+        self._held_tokens = 0
+        """Tokens with text in the window that end in an incomplete character."""
 
     def push(self, token: int) -> str:
         """Return the text that ``token`` completes; empty for a special token and half a character."""
@@ -36,7 +38,8 @@ class Detokenizer:
         text = self._decode(self._window)
         if not text.endswith(_INCOMPLETE):
             return self._give(text)
-        if len(self._window) - self._context_length < _CHARACTER_TOKENS:
+        self._held_tokens += bool(self._decode([token]))
+        if self._held_tokens < _CHARACTER_TOKENS:
             return ""
         return self._give(
             text[:-1], held=1
@@ -48,6 +51,7 @@ class Detokenizer:
 
     def _give(self, text: str, held: int = 0) -> str:
         piece = text[_common(self._given, text) :]
+        self._held_tokens = 0
         if piece:
             # The next window starts with the tokens given out just now: decoders need their context.
             self._window = self._window[self._context_length :]

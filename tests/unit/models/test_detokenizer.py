@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import tokenizers
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from tokenizers import decoders, models, pre_tokenizers
 
@@ -63,17 +63,24 @@ def test_any_text_comes_back_without_half_characters(text: str) -> None:
     assert pieces[-1].strip(REPLACEMENT) == ""
 
 
-@given(st.lists(st.sampled_from(["▁hello", "wor", "ld", "▁", "a", "é", "你", "🎉", "\n"])))
-def test_byte_fallback_gives_the_text_of_decoding_it_at_once(words: list[str]) -> None:
-    ids: list[int] = []
-    for word in words:
-        whole = BYTE_FALLBACK.token_to_id(word)
-        ids += (
-            [whole]
-            if whole is not None
-            else [BYTE_FALLBACK.token_to_id(f"<0x{b:02X}>") for b in word.encode()]
-        )
+def _fallback_ids(piece: str) -> list[int]:
+    """Return a piece's own id, or the ids of its bytes."""
+    whole = BYTE_FALLBACK.token_to_id(piece)
+    spelled = [BYTE_FALLBACK.token_to_id(f"<0x{byte:02X}>") for byte in piece.encode()]
+    return spelled if whole is None else [whole]
+
+
+@given(st.lists(st.sampled_from(["▁hello", "wor", "ld", "▁", "a", "é", "你", "🎉", "\n", SPECIAL])))
+@example(["▁", "🎉"])
+def test_byte_fallback_gives_the_text_of_decoding_it_at_once(pieces: list[str]) -> None:
+    ids = [token for piece in pieces for token in _fallback_ids(piece)]
     assert "".join(_pieces(BYTE_FALLBACK, ids)) == BYTE_FALLBACK.decode(ids)
+
+
+def test_special_tokens_inside_of_a_character_do_not_break_it() -> None:
+    end = BYTE_LEVEL.token_to_id(SPECIAL)
+    ids = [token for byte in BYTE_LEVEL.encode("🎉").ids for token in (byte, end, end, end)]
+    assert "".join(_pieces(BYTE_LEVEL, ids)) == "🎉"
 
 
 @given(st.lists(st.integers(0, BYTE_FALLBACK.get_vocab_size() - 1)))
