@@ -65,6 +65,8 @@ class Peer:
         self.boot = BootId(boot or secrets.token_bytes(8))
         self.ups: list[PeerInfo] = []
         self.downs: list[tuple[NodeId, str, bool]] = []
+        self.told: list[str] = []
+        """``up`` and ``down`` in the order they were told."""
         self.messages: list[tuple[NodeId, AnyMessage, bytes]] = []
         self.on_message: Callable[[NodeId, AnyMessage], None] | None = None
         self.network = Network(
@@ -89,9 +91,11 @@ class Peer:
 
     def link_up(self, peer: PeerInfo) -> None:
         self.ups.append(peer)
+        self.told.append("up")
 
     def link_down(self, node: NodeId, reason: str, graceful: bool) -> None:
         self.downs.append((node, reason, graceful))
+        self.told.append("down")
 
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
         self.messages.append((node, message, bytes(payload)))
