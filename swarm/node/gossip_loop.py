@@ -86,7 +86,9 @@ class GossipLoop:
             due = min(max(0.0, self.membership.wakeup() - self._clock()), LONGEST_SLEEP_SECONDS)
             before = self._clock()
             try:
-                await asyncio.wait_for(self._kick.wait(), due)
+                # Not wait_for: on Python 3.11 it swallows a cancellation that meets the kick.
+                async with asyncio.timeout(due):
+                    await self._kick.wait()
             except TimeoutError:
                 now = self._clock()
                 self.membership.observe_lag(now, max(0.0, now - before - due))
