@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
+import socket
 import subprocess
 from itertools import pairwise
 
+import httpx
 import pytest
 from openai import AsyncOpenAI, OpenAI
 
@@ -153,3 +156,63 @@ def test_memory_grows_with_the_span_and_not_with_the_model(three_nodes: SwarmPro
         weights = state["engine"]["weight_bytes"]
         # A third of the layers (each about 14.2 MB in float32), and the tied embedding and head (113 MB) of a door.
         assert 0.2e9 < weights < 0.4e9
+
+
+def test_a_node_with_another_secret_is_refused_in_one_clear_line_on_both_sides(three_nodes: SwarmProcesses):
+    stranger = SwarmProcesses(three_nodes.folder / "stranger", nodes=[three_nodes.nodes[0]])
+    node = stranger.add("none", api=False, extra=["--bootstrap", f"127.0.0.1:{three_nodes.nodes[0].listen}"])
+    try:
+        wait_for("the stranger to be told", lambda: "secret" in node.log.lower(), seconds=60)
+        wait_for("the swarm to say so", lambda: "secret" in three_nodes.nodes[0].log.lower(), seconds=60)
+    finally:
+        node.stop()
+    refusals = [line for line in three_nodes.nodes[0].log.splitlines() if "secret" in line.lower()]
+    assert 1 <= len(refusals) <= 3
+    assert stranger.key not in node.log
+    assert len(three_nodes.nodes[0].get("/swarm/state")[1]["members"]) == 3
+
+
+def test_plain_http_and_garbage_on_the_node_port_do_no_harm(three_nodes: SwarmProcesses):
+    for junk in (b"GET / HTTP/1.1\r\nHost: x\r\n\r\n", bytes(range(256)) * 64):
+        with socket.create_connection(("127.0.0.1", three_nodes.nodes[0].listen), timeout=10) as raw:
+            raw.sendall(junk)
+            with contextlib.suppress(ConnectionResetError):
+                while raw.recv(4096):
+                    pass
+    answer = client(three_nodes.nodes[0]).chat.completions.create(
+        model=MODEL, messages=QUESTION, temperature=0, max_completion_tokens=32
+    )
+    assert answer.choices[0].message.content == reference(QUESTIONS[0], 32)
+
+
+def test_the_front_door_of_a_loopback_node_is_closed_to_web_pages_of_others(three_nodes: SwarmProcesses):
+    url = f"{three_nodes.nodes[0].url}/v1/chat/completions"
+    body = {"model": MODEL, "messages": QUESTION, "max_tokens": 2}
+    assert httpx.post(url, json=body, headers={"Origin": "https://example.org"}).status_code == 403
+    assert httpx.post(url, json=body, headers={"Host": "example.org"}).status_code == 421
+    assert httpx.post(url, data={"model": MODEL}).status_code == 415
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "param"),
+    [
+        ("{", 400, None),
+        ({"model": MODEL, "messages": []}, 400, "messages"),
+        ({"model": MODEL, "messages": "hi"}, 400, "messages"),
+        ({"model": MODEL, "messages": QUESTION, "temperature": "hot"}, 400, "temperature"),
+        ({"model": "nobody/nothing", "messages": QUESTION}, 404, "model"),
+        ({"model": MODEL, "messages": [{"role": "user", "content": "word " * 9000}]}, 400, "messages"),
+    ],
+)
+def test_bad_requests_get_openais_error_object(three_nodes: SwarmProcesses, body, status, param):
+    content = body if isinstance(body, str) else json.dumps(body)
+    answer = httpx.post(
+        f"{three_nodes.nodes[0].url}/v1/chat/completions",
+        content=content,
+        headers={"Content-Type": "application/json"},
+        timeout=60,
+    )
+    assert answer.status_code == status
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["param"] == param
