@@ -59,8 +59,8 @@ class Dialer:
 
     def failed(self, address: Address, node: NodeId | None, now: float) -> None:
         attempts = self._members.get(node) if node is not None else self._bootstrap.get(address)
-        if attempts is not None:
-            started = attempts.under_way if attempts.under_way is not None else now
+        if attempts is not None and attempts.under_way is not None:
+            started = attempts.under_way
             attempts.under_way = None
             attempts.failures += 1
             # Counted from the start: an attempt that ran into its timeout has been pause enough.

@@ -94,7 +94,15 @@ class Exchange:
         entry = core.table.entries[node]
         if merged is Merged.CONFLICT:
             self._spread_proof(node, now)
-        news = News(entry.static.signed, RELAY_FANOUT, knowing=frozenset({sender, node}))
+        link = core.links.get(node)
+        foreign = link is not None and link.boot != entry.static.record.boot
+        # A process must hear what an earlier or another one says under its name.
+        news = News(
+            entry.static.signed,
+            RELAY_FANOUT,
+            knowing=frozenset({sender}) if foreign else frozenset({sender, node}),
+            always=node if foreign else None,
+        )
         core.broadcasts.add(("static", node), news, now)
         if merged is Merged.REBORN or entry.health is Health.LEFT:
             self._detector.close(node)

@@ -29,7 +29,9 @@ LARGE_CHANGE_ROWS = 16
 MIN_INTERVAL_MEMBERS_A_SECOND = 50
 MAX_INTERVAL_MEMBERS_A_SECOND = 25
 ADOPTIONS_OF_THE_DEAD = 2
-"""An earlier process leaves one or two records to overrule; a live one answers each. The newcomer counts first."""
+"""An earlier process leaves one or two records to overrule; a live one answers each."""
+PATIENCE_OF_THE_ELDER = 6
+"""Of two live processes with one key the newcomer is to notice first."""
 ELSEWHERE_SECONDS = 60.0
 
 
@@ -76,6 +78,7 @@ class OwnRecords:
         self._published_at = now - 2 * settings.load_max_seconds
         self._load_sequence = 0
         self._adopted: list[float] = []
+        self._started = now
         first = StaticRecord(
             node=key.node_id,
             public_key=key.public_bytes,
@@ -133,7 +136,8 @@ class OwnRecords:
     def adopted(self, now: float) -> bool:
         """Note that another boot's record was overruled; True when that happens too often for a dead process."""
         self._adopted = [time for time in self._adopted if now - time < ELSEWHERE_SECONDS] + [now]
-        return len(self._adopted) > ADOPTIONS_OF_THE_DEAD
+        newcomer = now - self._started < ELSEWHERE_SECONDS
+        return len(self._adopted) > (ADOPTIONS_OF_THE_DEAD if newcomer else PATIENCE_OF_THE_ELDER)
 
     def set_load(self, figures: LoadFigures) -> None:
         self._figures = figures

@@ -129,7 +129,7 @@ def test_the_newcomer_of_two_processes_with_one_key_notices_and_the_other_stays(
     world = swarm_of(4)
     original = world.processes["n2"]
     hole = world.cut(["n0", "n2"], ["n1", "n3", "copy"])
-    world.run(10.0)
+    world.run(70.0)
     copy = world.start("copy", bootstrap=["n1"], key=original.key)
     world.run(10.0)
     assert not copy.identity_elsewhere

@@ -1,0 +1,447 @@
+"""One Membership among peers that lie, spam, fall silent or restart."""
+
+from __future__ import annotations
+
+import pytest
+
+from swarm.errors import ConfigError, ProtocolError
+from swarm.gossip.effects import (
+    Abort,
+    Dial,
+    LinkSuspect,
+    LinkTrusted,
+    OwnIdentityElsewhere,
+    SaveIncarnation,
+    Send,
+)
+from swarm.gossip.member import Health
+from swarm.gossip.record import SpanLoad, decode_load, decode_static
+from swarm.protocol.messages import (
+    CheckPeer,
+    Credit,
+    Digest,
+    DigestEntry,
+    Gossip,
+    Heartbeat,
+    Leave,
+    PeerChecked,
+)
+from swarm.types import Address
+
+
+def beating(driven, *peers):
+    """Return what makes ``peers`` send heartbeats that echo everything."""
+    numbers = dict.fromkeys((p.node for p in peers), 0)
+
+    def speak() -> None:
+        newest = max((s.message.number for s in driven.sent(Heartbeat)), default=0)
+        for peer in peers:
+            numbers[peer.node] += 1
+            driven.receive(peer, Heartbeat(numbers[peer.node], newest, 0))
+
+    return speak
+
+
+def health(driven, peer) -> Health:
+    return driven.membership.member(peer.node).health
+
+
+def test_the_incarnation_is_saved_before_anything_is_sent(driven):
+    assert driven.done[0] == SaveIncarnation(1)
+
+
+def test_a_refutation_is_saved_before_it_is_sent(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    driven.receive(alice, Gossip((), (alice.accuses(driven.me.node),)))
+    effects = driven.settle() or driven.done
+    saved = effects.index(SaveIncarnation(2))
+    driven.wait(0.25)
+    spread = [
+        number
+        for number, effect in enumerate(driven.done)
+        if isinstance(effect, Send)
+        and isinstance(effect.message, Gossip)
+        and any(r.kind == "static" and decode_static(r.body).incarnation == 2 for r in effect.message.records)
+    ]
+    assert spread
+    assert min(spread) > saved
+
+
+def test_suspicion_spam_of_one_signer_costs_at_most_six_incarnations_a_minute(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    for _ in range(100):
+        incarnation = decode_static(driven.membership.record().body).incarnation
+        driven.receive(alice, Gossip((), (alice.accuses(driven.me.node, incarnation),)))
+    assert decode_static(driven.membership.record().body).incarnation == 7
+
+
+def test_claims_of_one_liar_about_members_that_are_heard_are_limited_and_bury_nobody(driven, peer):
+    liar, victims = peer("liar"), [peer(f"victim {n}") for n in range(10)]
+    driven.link(liar, *victims)
+    driven.receive(liar, Gossip((), tuple(liar.accuses(v.node) for v in victims)))
+    driven.receive(liar, Gossip((), tuple(liar.accuses(v.node, dead=True) for v in victims)))
+    suspected = [v for v in victims if health(driven, v) is Health.SUSPECT]
+    assert 0 < len(suspected) <= 6
+    driven.wait(10.0, beating(driven, liar, *victims))
+    assert not any(health(driven, v) is Health.DEAD for v in victims)
+    assert all(driven.membership.member(v.node).routable for v in victims)
+
+
+def test_who_is_heard_is_not_buried_even_by_two_signers(driven, peer):
+    victim, liars = peer("victim"), [peer("liar 1"), peer("liar 2")]
+    driven.link(victim, *liars)
+    driven.receive(liars[0], Gossip((), tuple(liar.accuses(victim.node, dead=True) for liar in liars)))
+    driven.wait(10.0, beating(driven, victim, *liars))
+    assert health(driven, victim) is Health.SUSPECT
+    driven.receive(victim, Gossip((victim.static(2, 2),)))
+    assert health(driven, victim) is Health.ALIVE
+
+
+def test_one_signer_buries_nobody_where_others_could_sign(driven, peer):
+    absent, liar = peer("absent"), peer("liar")
+    driven.link(liar)
+    driven.receive(liar, Gossip((absent.static(),)))
+    driven.receive(liar, Gossip((), (liar.accuses(absent.node, dead=True),)))
+    assert health(driven, absent) is Health.SUSPECT
+
+
+def test_a_claim_counts_only_for_the_incarnation_held(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice)
+    driven.receive(alice, Gossip((bob.static(3),)))
+    driven.receive(alice, Gossip((), (alice.accuses(bob.node, 2), alice.accuses(bob.node, 4))))
+    assert health(driven, bob) is Health.ALIVE
+
+
+def test_a_forged_claim_closes_the_link(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    genuine = alice.accuses(driven.me.node)
+    forged = type(genuine)(genuine.body, bob.accuses(driven.me.node).signature)
+    with pytest.raises(ProtocolError, match="signature"):
+        driven.receive(bob, Gossip((), (forged,)))
+
+
+def test_only_a_higher_incarnation_revives(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    driven.membership.link_down(bob.node, False, driven.now)
+    speak = beating(driven, alice)
+
+    def speak_and_agree() -> None:
+        speak()
+        for check in driven.sent(CheckPeer):
+            driven.receive(alice, PeerChecked(check.message.subject, check.message.nonce, False))
+        driven.receive(alice, Gossip((), (alice.accuses(bob.node),)))
+
+    driven.wait(6.0, speak_and_agree)
+    assert health(driven, bob) is Health.DEAD
+    driven.receive(alice, Gossip((bob.static(1, 9),)))
+    assert health(driven, bob) is Health.DEAD
+    driven.receive(alice, Gossip((bob.static(2, 1),)))
+    assert health(driven, bob) is Health.ALIVE
+
+
+def test_an_answer_from_who_was_not_asked_counts_nothing(driven, peer):
+    alice, bob, carol = peer("alice"), peer("bob"), peer("carol")
+    driven.link(alice, bob)
+    driven.membership.link_down(bob.node, False, driven.now)
+    driven.membership.tick(driven.now)
+    (check,) = driven.sent(CheckPeer, driven.settle())
+    driven.link(carol)
+    driven.receive(carol, PeerChecked(bob.node, check.message.nonce, True))
+    driven.receive(alice, PeerChecked(bob.node, check.message.nonce + 1, True))
+    driven.wait(1.5, beating(driven, alice, carol))
+    assert health(driven, bob) is Health.SUSPECT
+
+
+def test_a_check_is_answered_by_what_the_own_link_says(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    effects = driven.receive(alice, CheckPeer(bob.node, 5))
+    assert [s.message for s in driven.sent(PeerChecked, effects)] == [PeerChecked(bob.node, 5, True)]
+    driven.wait(3.0, beating(driven, alice))
+    effects = driven.receive(alice, CheckPeer(bob.node, 6))
+    assert [s.message for s in driven.sent(PeerChecked, effects)] == [PeerChecked(bob.node, 6, False)]
+
+
+def test_a_silent_link_is_suspect_and_trusted_again_when_it_speaks(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    only_alice, both = beating(driven, alice), beating(driven, alice, bob)
+    driven.wait(20.0, both)
+    assert LinkSuspect(bob.node) not in driven.done
+    effects = driven.wait(2.0, only_alice)
+    assert LinkSuspect(bob.node) in effects
+    assert driven.membership.links()[bob.node].suspect
+    assert LinkTrusted(bob.node) in driven.wait(1.0, both)
+
+
+def test_a_peer_whose_echo_stands_still_is_suspect_although_it_speaks(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    driven.wait(2.0, beating(driven, alice))
+    number = iter(range(1000, 2000))
+    effects = driven.wait(3.5, lambda: driven.receive(alice, Heartbeat(next(number), 1, 0)))
+    assert LinkSuspect(alice.node) in effects
+
+
+def test_the_round_trip_leaves_out_what_the_peer_held(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    driven.wait(0.25)
+    sent = driven.sent(Heartbeat)[-1].message.number
+    driven.now += 0.25
+    driven.receive(alice, Heartbeat(1, sent, 230_000))
+    assert driven.membership.links()[alice.node].rtt_seconds == pytest.approx(0.02)
+
+
+def test_a_link_that_stays_suspect_is_cut(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    speak = beating(driven, alice)
+
+    def alice_hears_bob() -> None:
+        speak()
+        for check in driven.sent(CheckPeer):
+            driven.receive(alice, PeerChecked(check.message.subject, check.message.nonce, True))
+
+    effects = driven.wait(14.0, alice_hears_bob)
+    assert [effect.node for effect in effects if isinstance(effect, Abort)] == [bob.node]
+    assert health(driven, bob) is Health.ALIVE
+
+
+def test_who_stood_still_itself_suspects_no_link(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    driven.wait(2.0, beating(driven, alice))
+    driven.now += 30.0
+    driven.membership.tick(driven.now)
+    assert LinkSuspect(alice.node) not in driven.settle()
+
+
+def test_own_lag_makes_patient(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    driven.wait(120.0, beating(driven, alice, bob))
+    driven.membership.observe_lag(driven.now, 2.0)
+    assert LinkSuspect(bob.node) not in driven.wait(2.0, beating(driven, alice))
+
+
+def test_an_earlier_life_with_a_higher_incarnation_is_adopted(driven, peer):
+    alice, earlier = peer("alice"), peer("me")
+    driven.link(alice)
+    effects = driven.receive(alice, Gossip((earlier.static(7, boot=b"olderone"),)))
+    assert SaveIncarnation(8) in effects
+    assert decode_static(driven.membership.record().body).incarnation == 8
+    assert not any(isinstance(effect, OwnIdentityElsewhere) for effect in driven.done)
+
+
+def test_a_process_that_answers_every_incarnation_is_another_one(driven, peer):
+    alice, copy = peer("alice"), peer("me")
+    driven.link(alice)
+    for incarnation in (1, 3, 5):
+        driven.receive(alice, Gossip((copy.static(incarnation, boot=b"otherone"),)))
+    assert any(isinstance(effect, OwnIdentityElsewhere) for effect in driven.done)
+
+
+def test_a_digest_that_calls_this_node_dead_is_refuted(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    entry = DigestEntry(driven.me.node, 1, 1, 0, int(Health.DEAD))
+    assert SaveIncarnation(2) in driven.receive(alice, Digest((entry,)))
+
+
+def test_one_link_brings_a_hundred_new_members_a_minute(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    crowd = [peer(f"crowd {n}").static() for n in range(130)]
+    driven.receive(alice, Gossip(tuple(crowd)))
+    assert len(driven.membership.members()) == 2 + 99
+    driven.wait(12.0, beating(driven, alice))
+    driven.receive(alice, Gossip(tuple(crowd)))
+    assert 2 + 99 + 18 <= len(driven.membership.members()) <= 2 + 99 + 21
+
+
+def test_a_member_whose_load_record_stands_still_gets_no_sessions_although_it_is_heard(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    speak = beating(driven, alice)
+    driven.receive(alice, Gossip((alice.load(),)))
+    driven.wait(25.0, speak)
+    assert driven.membership.member(alice.node).routable
+    driven.receive(alice, Gossip((alice.load(),)))
+    driven.wait(10.0, speak)
+    assert not driven.membership.member(alice.node).routable
+    driven.receive(alice, Gossip((alice.load(1, 2),)))
+    driven.wait(2.0, speak)
+    assert driven.membership.member(alice.node).routable
+
+
+def test_an_equivocating_member_is_flagged_unrouted_and_both_its_records_are_told(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    driven.receive(alice, Gossip((bob.static(1, 2, name="x"), bob.static(1, 2, name="y"))))
+    member = driven.membership.member(bob.node)
+    assert member.equivocating
+    assert not member.routable
+    told = {r.body for s in driven.sent(Gossip, driven.wait(0.25)) for r in s.message.records}
+    assert {bob.static(1, 2, name="x").body, bob.static(1, 2, name="y").body} <= told
+
+
+def test_a_farewell_for_another_node_closes_the_link(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    with pytest.raises(ProtocolError, match="farewell"):
+        driven.receive(alice, Leave(bob.static(1, 2, state="left")))
+    assert health(driven, bob) is Health.ALIVE
+
+
+def test_a_message_that_is_not_gossip_is_refused(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    with pytest.raises(ProtocolError, match="Credit"):
+        driven.receive(alice, Credit(1))
+
+
+def test_nothing_is_taken_from_a_node_without_a_link(driven, peer):
+    alice = peer("alice")
+    driven.receive(alice, Gossip((alice.static(),)))
+    assert driven.membership.member(alice.node) is None
+
+
+def test_a_link_with_another_nodes_record_is_refused(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    with pytest.raises(ProtocolError):
+        driven.membership.link_up(alice.node, alice.key.public_bytes, alice.boot, bob.static(), driven.now)
+    with pytest.raises(ProtocolError):
+        driven.membership.link_up(alice.node, bob.key.public_bytes, alice.boot, None, driven.now)
+
+
+def test_load_is_spread_at_its_pace_and_at_once_when_it_changes_much(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    speak = beating(driven, alice)
+    driven.wait(1.0, speak)
+
+    def loads(effects) -> list[int]:
+        records = [r for s in driven.sent(Gossip, effects) for r in s.message.records if r.kind == "load"]
+        return [decode_load(record.body).queued_rows for record in records]
+
+    def update(rows: int) -> None:
+        figures = {
+            "sessions": 1,
+            "tokens_per_second": 1.0,
+            "rss_bytes": 1,
+            "spans": (SpanLoad(0, 100.0, 1000),),
+        }
+        driven.membership.update_load(driven.now, queued_rows=rows, **figures)
+
+    update(1)
+    driven.wait(3.0, speak)
+    assert loads(driven.wait(6.0, speak)) == []
+    update(2)
+    assert loads(driven.wait(0.75, speak)) in ([], [2])
+    driven.wait(3.0, speak)
+    update(200)
+    assert loads(driven.wait(0.75, speak)) == [200]
+
+
+def test_a_record_that_grows_too_large_is_refused_and_the_old_one_stays(driven):
+    before = driven.membership.record()
+    with pytest.raises(ConfigError, match="2048"):
+        driven.membership.update_self(driven.now, addresses=tuple(Address("h" * 200, n) for n in range(12)))
+    assert driven.membership.record() == before
+
+
+def test_bootstrap_addresses_are_dialled_again_and_again_until_a_member_is_linked(driven, peer):
+    address = Address("192.0.2.1", 7000)
+    driven.membership.bootstrap((address,), driven.now)
+
+    def fail() -> None:
+        driven.membership.dial_failed(address, None, driven.now)
+
+    dials = [effect for effect in driven.wait(20.0, fail) if isinstance(effect, Dial)]
+    assert 5 <= len(dials) <= 11
+    driven.link(alice := peer("alice"))
+    assert not [e for e in driven.wait(20.0, beating(driven, alice)) if isinstance(e, Dial)]
+
+
+def test_the_own_address_is_not_dialled_again(driven):
+    address = Address("192.0.2.1", 7000)
+    driven.membership.bootstrap((address,), driven.now)
+    assert Dial(address, None) in driven.wait(0.25)
+    driven.membership.address_is_own(address)
+    assert not [effect for effect in driven.wait(60.0) if isinstance(effect, Dial)]
+
+
+def test_a_lost_member_is_dialled_for_ever_and_ever_more_seldom(driven, peer):
+    alice, address = peer("alice"), Address("192.0.2.9", 7000)
+    driven.link(alice)
+    driven.receive(alice, Gossip((alice.static(1, 2, addresses=(address,)),)))
+    driven.membership.link_down(alice.node, False, driven.now)
+
+    def fail() -> None:
+        driven.membership.dial_failed(address, alice.node, driven.now)
+
+    first = [e for e in driven.wait(60.0, fail) if isinstance(e, Dial)]
+    assert 20 <= len(first) <= 32
+    driven.wait(1500.0, fail)
+    late = [e for e in driven.wait(300.0, fail) if isinstance(e, Dial)]
+    assert 6 <= len(late) <= 12
+
+
+def test_who_left_is_not_dialled(driven, peer):
+    alice, address = peer("alice"), Address("192.0.2.9", 7000)
+    driven.link(alice)
+    driven.receive(alice, Leave(alice.static(1, 2, addresses=(address,), state="left")))
+    driven.membership.link_down(alice.node, True, driven.now)
+    assert not [effect for effect in driven.wait(60.0) if isinstance(effect, Dial)]
+    assert health(driven, alice) is Health.LEFT
+
+
+def test_leaving_tells_every_neighbour_and_then_says_nothing_more(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    driven.membership.leave(driven.now)
+    farewells = driven.sent(Leave, driven.settle())
+    assert {send.node for send in farewells} == {alice.node, bob.node}
+    assert all(decode_static(send.message.record.body).state == "left" for send in farewells)
+    assert not [effect for effect in driven.wait(30.0) if isinstance(effect, Send)]
+
+
+def test_the_gone_are_forgotten_after_a_day(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    driven.receive(bob, Leave(bob.static(1, 2, state="left")))
+    driven.membership.link_down(bob.node, True, driven.now)
+    driven.now += 86_000.0
+    driven.membership.tick(driven.now)
+    assert driven.membership.member(bob.node) is not None
+    driven.now += 500.0
+    driven.wait(2.0)
+    assert driven.membership.member(bob.node) is None
+
+
+def test_banned_ids_never_enter(peer, driven):
+    import random
+
+    from swarm.config import GossipSettings
+    from swarm.gossip.membership import Membership
+
+    alice, banned = peer("alice"), peer("banned")
+    membership = Membership(
+        key=driven.me.key,
+        swarm_id=b"a swarm for tests"[:16],
+        boot=driven.me.boot,
+        settings=GossipSettings(),
+        incarnation=1,
+        rng=random.Random(0),
+        now=0.0,
+        ban=frozenset({banned.node}),
+    )
+    membership.link_up(alice.node, alice.key.public_bytes, alice.boot, alice.static(), 0.0)
+    membership.receive(alice.node, Gossip((banned.static(),)), 0.0)
+    assert membership.member(banned.node) is None
