@@ -1,0 +1,17 @@
+"""Faults at random, many at once: afterwards the living know each other and nobody else."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.sim.faults import Course
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_after_any_mixture_of_faults_the_living_agree(seed: int):
+    assert Course(seed).problems() == []
+
+
+def test_a_course_replays_byte_for_byte():
+    first, second = (Course(5, nodes=6, seconds=30.0).world.history for _ in range(2))
+    assert "\n".join(first) == "\n".join(second)
