@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -17,14 +17,19 @@ from swarm.api.exchange import Exchange
 from swarm.api.params import limits_of, min_tokens_bans, sampling_of
 from swarm.api.pieces import ChoiceText
 from swarm.api.prompt import TemplateMessage, with_one_system_message
-from swarm.api.reasoning import opens_reasoning
+from swarm.api.reasoning import ReasoningSplitter, Splitter, opens_reasoning
 from swarm.api.schemas import GenerationFields
+from swarm.api.tools.choose import MARKERS, family_of, parser_for
+from swarm.api.tools.definitions import ToolUse
+from swarm.api.tools.harmony import HarmonySplitter
+from swarm.api.tools.instructions import with_plain_calls, with_tool_block
 from swarm.config import ApiSettings
-from swarm.errors import ContextLengthError, NoPathError, RequestError, UnknownModelError
+from swarm.errors import ContextLengthError, ModelError, NoPathError, RequestError, UnknownModelError
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.node.front import FrontDoor, GenerationRequest, ServedModel
 
 _LARGE_CHARACTERS = 16384
+_TEMPLATE_FIELDS = frozenset({"self", "messages", "tools", "add_generation_prompt", "continue_final_message"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,11 +66,15 @@ class Asking:
         model: ServedModel,
         tokenizer: ChatTokenizer,
         prompt: Prompt,
+        text_for: Callable[[tuple[str, ...]], ChoiceText],
         *,
         choices: int = 1,
         top_logprobs: int | None = None,
     ) -> Answer:
-        """Reserve a path for every choice. Raises SwarmError; the client has seen nothing yet."""
+        """Reserve a path for every choice; ``text_for`` makes each one's text from its stop strings.
+
+        Raises SwarmError; the client has seen nothing yet.
+        """
         if len(prompt.tokens) >= model.context_tokens:
             raise ContextLengthError(len(prompt.tokens), model.context_tokens)
         limits = limits_of(
@@ -88,34 +97,82 @@ class Asking:
             deadline_seconds=limits.deadline_seconds,
             scope=self.exchange.caller.scope,
         )
-        names = None if top_logprobs is None else tokenizer
         return await open_answer(
             self.front,
             [replace(request, sampling=replace(sampling, choice=index)) for index in range(choices)],
-            [
-                ChoiceText(limits.stop, inside_reasoning=prompt.inside_reasoning, names=names)
-                for _ in range(choices)
-            ],
+            [text_for(limits.stop) for _ in range(choices)],
             self.exchange.cleanup,
         )
 
 
+def new_id(prefix: str) -> str:
+    return f"{prefix}_{secrets.token_hex(12)}"
+
+
+def template_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
+    """Return a request's own template settings. Raises RequestError for those that other fields say."""
+    given = dict(given or {})
+    if taken := given.keys() & _TEMPLATE_FIELDS:
+        name = min(taken)
+        raise RequestError(
+            f"Invalid 'chat_template_kwargs': {name} can't be set there.",
+            param=f"chat_template_kwargs.{name}",
+            code="invalid_value",
+        )
+    return given
+
+
 async def rendered(
-    tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], options: dict[str, Any]
+    tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], tools: ToolUse, options: dict[str, Any]
 ) -> Prompt:
     """Render and encode a conversation; long ones in a thread, so that other streams go on."""
+    if tokenizer.takes_tools:
+        if tools.active:
+            options = {**options, "tools": [tool.for_template() for tool in tools.tools]}
+    else:
+        messages = with_plain_calls(messages)
+        if tools.active:
+            messages = with_tool_block(messages, tools.tools)
     size = sum(len(message["content"]) for message in messages)
     if size < _LARGE_CHARACTERS:
         return _render(tokenizer, messages, options)
     return await asyncio.to_thread(_render, tokenizer, messages, options)
 
 
+def chat_text(
+    tokenizer: ChatTokenizer, prompt: Prompt, tools: ToolUse, *, logprobs: bool
+) -> Callable[[tuple[str, ...]], ChoiceText]:
+    """Return what makes a choice's text in the formats that this model's template teaches it."""
+    family = family_of(tokenizer.chat_template, takes_tools=tokenizer.takes_tools)
+
+    def text_for(stops: tuple[str, ...]) -> ChoiceText:
+        splitter: Splitter = ReasoningSplitter(inside=prompt.inside_reasoning)
+        parser = None
+        if family == "harmony":
+            splitter = HarmonySplitter()
+        elif tools.active:
+            parser = parser_for(family, tools.tools)
+        return ChoiceText(
+            tokenizer,
+            splitter=splitter,
+            stops=stops,
+            tools=parser,
+            markers=MARKERS if tools.active or family == "harmony" else (),
+            one_call=tools.active and not tools.parallel,
+            logprobs=logprobs,
+        )
+
+    return text_for
+
+
 def _render(tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], options: dict[str, Any]) -> Prompt:
     try:
-        text = tokenizer.render(list(messages), **options)
+        text = tokenizer.render(messages, **options)
     except RequestError:
         merged = with_one_system_message(messages)
         if merged == list(messages):
             raise
         text = tokenizer.render(merged, **options)
+    except ModelError as exc:
+        raise RequestError(str(exc), param="messages", code="no_chat_template") from exc
     return Prompt(tuple(tokenizer.encode(text, special=False)), opens_reasoning(text))

@@ -4,32 +4,39 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from msgspec import UNSET, UnsetType
 
 from swarm.api import params, sse
 from swarm.api.answers import (
+    CalledFunction,
+    CalledFunctionDelta,
     ChatChoice,
     ChatChunk,
     ChatChunkChoice,
     ChatCompletion,
     ChatDelta,
     ChatMessage,
+    ChatToolCall,
+    ChatToolCallDelta,
     ChoiceLogprobs,
     TokenLogprobEntry,
     Usage,
     usage_of,
 )
-from swarm.api.asking import Asking, rendered
+from swarm.api.asking import Asking, chat_text, new_id, rendered, template_kwargs
 from swarm.api.choices import Answer, Choice
 from swarm.api.errors import described
 from swarm.api.pieces import Piece
 from swarm.api.prompt import template_messages
 from swarm.api.schemas import ChatBody
+from swarm.api.tools.calls import Call
+from swarm.api.tools.definitions import ToolUse, choice_of, tools_of
 from swarm.errors import SwarmError
 
 _log = logging.getLogger(__name__)
@@ -45,6 +52,7 @@ class ChatAnswer:
     answer: Answer
     logprobs: bool
     include_usage: bool
+    _calls_begun: Counter[int] = field(default_factory=Counter)
 
     @property
     def route(self) -> str:
@@ -73,9 +81,9 @@ class ChatAnswer:
                     if pieces is None:
                         yield self._chunk(choice.index, ChatDelta(), finish_reason=choice.finish_reason)
                     for piece in pieces or ():
-                        yield self._chunk(
-                            choice.index, _delta(piece), logprobs=self._logprobs(piece.logprobs)
-                        )
+                        for delta in self._deltas(choice.index, piece):
+                            logprobs = self._logprobs(piece.logprobs) if piece.call is None else None
+                            yield self._chunk(choice.index, delta, logprobs=logprobs)
         except SwarmError as exc:
             _log.warning("%s failed while streaming: %s", self.id, exc)
             yield sse.event(described(exc), "error")
@@ -87,12 +95,29 @@ class ChatAnswer:
     def _choice(self, choice: Choice, pieces: list[Piece]) -> ChatChoice:
         content = "".join(piece.text for piece in pieces if piece.kind == "content")
         reasoning = "".join(piece.text for piece in pieces if piece.kind == "reasoning")
+        calls = [_tool_call(piece.call) for piece in pieces if piece.call is not None]
         return ChatChoice(
             index=choice.index,
-            message=ChatMessage(content=content, reasoning_content=reasoning or UNSET),
+            message=ChatMessage(
+                content=content if content.strip() or not calls else None,
+                reasoning_content=reasoning or UNSET,
+                tool_calls=calls or UNSET,
+            ),
             finish_reason=choice.finish_reason or "stop",
             logprobs=self._logprobs([entry for piece in pieces for entry in piece.logprobs]),
         )
+
+    def _deltas(self, index: int, piece: Piece) -> list[ChatDelta]:
+        if piece.kind == "reasoning":
+            return [ChatDelta(reasoning_content=piece.text)]
+        if piece.call is None:
+            return [ChatDelta(content=piece.text)]
+        place = self._calls_begun[index]
+        self._calls_begun[index] += 1
+        name, arguments = piece.call.name, piece.call.arguments
+        first = ChatToolCallDelta(place, CalledFunctionDelta("", name), id=new_id("call"), type="function")
+        rest = ChatToolCallDelta(place, CalledFunctionDelta(arguments))
+        return [ChatDelta(tool_calls=[first]), ChatDelta(tool_calls=[rest])]
 
     def _logprobs(self, entries: list[TokenLogprobEntry]) -> ChoiceLogprobs | None:
         return ChoiceLogprobs(entries) if self.logprobs else None
@@ -124,12 +149,16 @@ class ChatAnswer:
 async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
     """Validate, render and reserve. Raises SwarmError; nothing has been sent to the client by then."""
     messages = template_messages(body.messages)
+    tools = _tool_use(body)
     choices = params.choices_of(body.n)
     top_logprobs = params.top_logprobs_of(body.logprobs, body.top_logprobs)
     model = asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
-    prompt = await rendered(tokenizer, messages, _template_options(body))
-    answer = await asking.open(body, model, tokenizer, prompt, choices=choices, top_logprobs=top_logprobs)
+    prompt = await rendered(tokenizer, messages, tools, _template_options(body))
+    text_for = chat_text(tokenizer, prompt, tools, logprobs=top_logprobs is not None)
+    answer = await asking.open(
+        body, model, tokenizer, prompt, text_for, choices=choices, top_logprobs=top_logprobs
+    )
     return ChatAnswer(
         id="chatcmpl-" + asking.exchange.request_id.removeprefix("req_"),
         created=int(time.time()),
@@ -140,13 +169,19 @@ async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
     )
 
 
+def _tool_use(body: ChatBody) -> ToolUse:
+    tools = tools_of(body.tools, nested=True)
+    return ToolUse(tools, choice_of(body.tool_choice, tools), parallel=body.parallel_tool_calls is not False)
+
+
 def _template_options(body: ChatBody) -> dict[str, Any]:
-    options = dict(body.chat_template_kwargs or {})
+    options = template_kwargs(body.chat_template_kwargs)
     options["add_generation_prompt"] = body.add_generation_prompt is not False
+    if body.continue_final_message:
+        options["continue_final_message"] = True
+        options["add_generation_prompt"] = bool(body.add_generation_prompt)
     return options
 
 
-def _delta(piece: Piece) -> ChatDelta:
-    if piece.kind == "reasoning":
-        return ChatDelta(reasoning_content=piece.text)
-    return ChatDelta(content=piece.text)
+def _tool_call(call: Call) -> ChatToolCall:
+    return ChatToolCall(new_id("call"), CalledFunction(call.name, call.arguments))

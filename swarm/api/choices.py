@@ -33,10 +33,11 @@ class Choice:
                 yield shown
             if self.text.stopped:
                 break
-        self.finish_reason = "stop" if self.text.stopped else self.generation.finish_reason or "stop"
+        reason = "stop" if self.text.stopped else self.generation.finish_reason or "stop"
         await self.generation.aclose()
         if rest := self.text.finish():
             yield rest
+        self.finish_reason = "tool_calls" if self.text.calls and reason == "stop" else reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from enum import Enum, auto
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
+
+from swarm.api.tools.calls import Call
 
 OPEN = "<think>"
 CLOSE = "</think>"
@@ -16,6 +18,19 @@ class Part(NamedTuple):
 
     kind: Kind
     text: str
+    call: Call | None = None
+    """The function call that ends with this part, in formats that tell calls apart like reasoning."""
+
+
+class Splitter(Protocol):
+    """Tells the kinds of text apart as it is generated; one push is one token."""
+
+    reasoning_pushes: int
+    """How many pushes were part of reasoning, its tags included."""
+
+    def push(self, text: str) -> list[Part]: ...
+
+    def finish(self) -> list[Part]: ...
 
 
 class _State(Enum):
@@ -37,7 +52,6 @@ class ReasoningSplitter:
         self._held = ""
         self._undecided = 0
         self.reasoning_pushes = 0
-        """How many pushes were part of the block, its tags included: with one token a push, its tokens."""
 
     def push(self, text: str) -> list[Part]:
         """Take text, return the parts that are decided; a tag cut across pushes is held until it is whole."""

@@ -127,7 +127,7 @@ class Names:
 def test_the_tokens_of_the_logprobs_join_to_the_content(
     texts: list[str], stops: list[str], inside: bool
 ) -> None:
-    choice = ChoiceText(stops, inside_reasoning=inside, names=Names())
+    choice = ChoiceText(Names(), splitter=ReasoningSplitter(inside=inside), stops=stops, logprobs=True)
     pieces = []
     for at, text in enumerate(texts):
         pieces += choice.push(TokenEvent(at, text, TokenLogprob(at, -1.0)))
@@ -140,7 +140,7 @@ def test_the_tokens_of_the_logprobs_join_to_the_content(
 
 
 def test_the_tail_of_a_broken_character_belongs_to_the_last_token() -> None:
-    choice = ChoiceText(names=Names())
+    choice = ChoiceText(Names(), logprobs=True)
     pieces = [
         *choice.push(TokenEvent(65, "A", TokenLogprob(65, -1.0))),
         *choice.push(TokenEvent(200, "", TokenLogprob(200, -1.0))),

@@ -1,0 +1,155 @@
+"""Tools as requests define them, in the shapes of both APIs. Knows no template and no parser."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from swarm.errors import RequestError
+
+MAX_TOOLS = 128
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class FunctionTool:
+    """``parameters`` is a JSON schema of the arguments object; None takes no arguments."""
+
+    name: str
+    description: str = ""
+    parameters: Mapping[str, Any] | None = None
+    strict: bool | None = None
+
+    def for_template(self) -> dict[str, Any]:
+        parameters = self.parameters or {"type": "object", "properties": {}}
+        return {
+            "type": "function",
+            "function": {"name": self.name, "description": self.description, "parameters": dict(parameters)},
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChoice:
+    """``named`` is set in mode ``required`` when only that function may be called."""
+
+    mode: Literal["auto", "none", "required"] = "auto"
+    named: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What a request says of tools. ``parallel``: more than one call an answer is welcome."""
+
+    tools: tuple[FunctionTool, ...] = ()
+    choice: ToolChoice = ToolChoice()
+    parallel: bool = True
+
+    @property
+    def active(self) -> bool:
+        return bool(self.tools) and self.choice.mode != "none"
+
+
+def tools_of(given: Sequence[Mapping[str, Any]] | None, *, nested: bool) -> tuple[FunctionTool, ...]:
+    """Read ``tools``; ``nested`` is chat's shape, with the definition under ``function``.
+
+    Raises RequestError for hosted tools and for what is no definition.
+    """
+    given = given or ()
+    if len(given) > MAX_TOOLS:
+        raise RequestError(
+            f"Invalid 'tools': array too long. Expected an array with maximum length {MAX_TOOLS}, "
+            f"but got an array with length {len(given)} instead.",
+            param="tools",
+            code="array_above_max_length",
+        )
+    tools = tuple(_tool(entry, f"tools[{at}]", nested=nested) for at, entry in enumerate(given))
+    names = [tool.name for tool in tools]
+    for name in names:
+        if names.count(name) > 1:
+            raise RequestError(f"Two tools have the name {name!r}.", param="tools", code="invalid_value")
+    return tools
+
+
+def choice_of(given: str | Mapping[str, Any] | None, tools: Sequence[FunctionTool]) -> ToolChoice:
+    """Read ``tool_choice`` in the shapes of both APIs. Raises RequestError."""
+    if given is None:
+        return ToolChoice()
+    if isinstance(given, str):
+        if given in ("auto", "none"):
+            return ToolChoice("none" if given == "none" else "auto")
+        if given == "required":
+            _needs_tools(tools)
+            return ToolChoice("required")
+        raise RequestError(
+            f"Invalid value: {given[:50]!r}. Supported values are: 'none', 'auto', and 'required'.",
+            param="tool_choice",
+            code="invalid_value",
+        )
+    inner = given.get("function", given)
+    name = inner.get("name") if isinstance(inner, Mapping) else None
+    if given.get("type") != "function" or not isinstance(name, str):
+        raise RequestError(
+            "Invalid 'tool_choice': expected 'none', 'auto', 'required', or a function's name.",
+            param="tool_choice",
+            code="invalid_value",
+        )
+    if name not in [tool.name for tool in tools]:
+        raise RequestError(
+            f"Tool choice {name[:64]!r} not found in 'tools' parameter.",
+            param="tool_choice",
+            code="invalid_value",
+        )
+    return ToolChoice("required", named=name)
+
+
+def _needs_tools(tools: Sequence[FunctionTool]) -> None:
+    if not tools:
+        raise RequestError(
+            "'tool_choice' is only allowed when 'tools' are specified.",
+            param="tool_choice",
+            code="invalid_value",
+        )
+
+
+def _tool(entry: Mapping[str, Any], param: str, *, nested: bool) -> FunctionTool:
+    kind = entry.get("type")
+    if kind != "function":
+        raise RequestError(
+            f"Invalid value: {str(kind)[:50]!r}. Only function tools are supported; hosted tools are not.",
+            param=f"{param}.type",
+            code="unsupported_tool" if isinstance(kind, str) else "invalid_value",
+        )
+    place = f"{param}.function" if nested else param
+    body = entry.get("function") if nested else entry
+    if not isinstance(body, Mapping):
+        raise RequestError(
+            f"Missing required parameter: '{place}'.", param=place, code="missing_required_parameter"
+        )
+    return FunctionTool(
+        name=_name(body.get("name"), f"{place}.name"),
+        description=_optional(body.get("description"), str, "a string", f"{place}.description") or "",
+        parameters=_optional(body.get("parameters"), Mapping, "an object", f"{place}.parameters"),
+        strict=_optional(body.get("strict"), bool, "a boolean", f"{place}.strict"),
+    )
+
+
+def _name(name: object, param: str) -> str:
+    if name is None:
+        raise RequestError(
+            f"Missing required parameter: '{param}'.", param=param, code="missing_required_parameter"
+        )
+    if not isinstance(name, str) or not _NAME.match(name):
+        raise RequestError(
+            f"Invalid '{param}': a name is 1 to 64 letters, digits, '_', '-' or '.'.",
+            param=param,
+            code="invalid_value",
+        )
+    return name
+
+
+def _optional(value: Any, kind: type[Any], expected: str, param: str) -> Any:
+    if value is None or isinstance(value, kind):
+        return value
+    raise RequestError(f"Invalid type for '{param}': expected {expected}.", param=param, code="invalid_type")
