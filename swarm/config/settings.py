@@ -135,6 +135,9 @@ class SessionSettings:
     step_min_seconds: float = knob(1.0, "Shortest deadline of a step.")
     step_factor: float = knob(4.0, "A step's deadline: that many times its predicted duration.")
     reserve_tokens: int = knob(256, "KV reserved ahead of an answer's current end.")
+    draft_tokens: int = knob(
+        7, "Most tokens guessed ahead by prompt lookup and checked in one step; 0 switches that off."
+    )
     shun_seconds: float = knob(30.0, "How long a failed edge or node is avoided; doubles each time.")
 
 

@@ -172,7 +172,9 @@ class RunningGeneration:
         elif isinstance(effect, Sample):
             tag = OriginTag(self.session, self.core.epoch)
             model = self.core.request.model
-            self._around.submit(SampleJob(model, self._sampler, effect.hidden, effect.dtype, tag=tag))
+            self._around.submit(
+                SampleJob(model, self._sampler, effect.hidden, effect.dtype, effect.drafts, tag)
+            )
         elif isinstance(effect, Embed):
             tag = OriginTag(self.session, effect.epoch)
             self._around.submit(EmbedJob(self.core.request.model, effect.tokens, effect.dtype, tag=tag))

@@ -58,6 +58,8 @@ class Sample:
 
     hidden: bytes | bytearray | memoryview
     dtype: str
+    drafts: tuple[int, ...] = ()
+    """Row i + 1 is only of use if draft i equals the sample of row i."""
 
 
 @dataclass(frozen=True, slots=True)

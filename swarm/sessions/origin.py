@@ -22,8 +22,10 @@ from swarm.protocol.messages import (
     OpenSession,
     Output,
     Refused,
+    Rows,
     Step,
 )
+from swarm.sessions.drafts import Drafter
 from swarm.sessions.effects import (
     ChosenPath,
     Effect,
@@ -101,6 +103,9 @@ class OriginSession:
         self._window = self._new_window(0.0)
         self._embedding = False
         self._sampling = False
+        self._drafts: tuple[int, ...] = ()
+        self._own_rows = 1
+        self.drafter = Drafter(request.prompt, settings.draft_tokens)
         self._hits: list[int] = []
         self._find(now)
 
@@ -228,8 +233,11 @@ class OriginSession:
         if epoch != self.epoch or self._state is not State.RUNNING:
             return
         self._embedding = False
+        if self._drafts:
+            self._send_step(1 + len(self._drafts), "all", hidden, now)
+            return
         count = self._chunk()
-        self._send_step(count, hidden, now)
+        self._send_step(count, "last" if self._position + count == self._total else "none", hidden, now)
         self._fill()
 
     def output(self, sender: NodeId, message: Output, payload: memoryview | bytes, now: float) -> None:
@@ -243,17 +251,17 @@ class OriginSession:
         if message.step != self._window.expected:
             self._drop("output_of_other_step")
             return
-        wants_row = message.step == self._window.newest and self._position == self._total
-        size = message.count * self.request.hidden_size * DTYPE_BYTES[path.dtype]
-        if message.count != (1 if wants_row else 0) or len(payload) != size or message.dtype != path.dtype:
+        rows = self._window.rows
+        size = rows * self.request.hidden_size * DTYPE_BYTES[path.dtype]
+        if message.count != rows or len(payload) != size or message.dtype != path.dtype:
             self._search.avoid(sender)
             self._recover(PeerError(sender, "sent an output of the wrong size"), now)
             return
         self._window.answered(message.step, now)
         self.times = message.times
-        if wants_row:
+        if rows:
             self._sampling = True
-            self._effects.append(Sample(payload, path.dtype))
+            self._effects.append(Sample(payload, path.dtype, self._drafts))
         else:
             self._fill()
 
@@ -269,6 +277,9 @@ class OriginSession:
         if self._state is State.ENDED:
             return
         self._search.progressed()
+        if self._drafts:
+            self.drafter.judged(len(self._drafts), len(tokens) - 1)
+            self._drafts = ()
         reason = ""
         taken = 0
         for token in tokens:
@@ -280,19 +291,21 @@ class OriginSession:
             if len(self.accepted) >= self.request.limit:
                 reason = "length"
                 break
+        self.drafter.extend(tokens[:taken])
         if taken:
             self._effects.append(Emit(tuple(tokens[:taken]), tuple(logprobs[:taken])))
         if reason:
             self._end()
             self._effects.append(Finish(reason))
         elif self._state is State.RUNNING:
-            self._send_step(1, next_hidden, now)
+            self._next(next_hidden, now)
         elif self._state is State.FINDING:
             self._effects.append(self._search.wish())
 
     def sample_failed(self, error: SwarmError, now: float) -> None:
         """The output could not be used: NaN, or a size that passed no check here."""
         self._sampling = False
+        self._drafts = ()
         if self._state is State.RUNNING and self.path is not None:
             self._search.avoid(self.path.hops[-1].node)
             self._recover(error, now)
@@ -374,6 +387,8 @@ class OriginSession:
             )
         self.path = None
         self._embedding = False
+        if not self._sampling:
+            self._drafts = ()
 
     def _end(self) -> None:
         self._release_hops()
@@ -402,20 +417,32 @@ class OriginSession:
         tokens = [*prompt[start:end], *self.accepted[max(0, start - len(prompt)) : max(0, end - len(prompt))]]
         self._effects.append(Embed(self.epoch, tokens, self.path.dtype))
 
-    def _send_step(self, count: int, hidden: bytes, now: float) -> None:
+    def _next(self, next_hidden: bytes, now: float) -> None:
+        """Send the last accepted token on, followed by drafts where those may pay."""
+        self._position = self._total - 1
+        busiest = max((time.batch_rows for time in self.times), default=1)
+        room = self.request.limit - len(self.accepted) - 1
+        self._drafts = self.drafter.propose(rows_of_others=busiest - self._own_rows, room=room)
+        if self._drafts and self.path is not None:
+            self._embedding = True
+            self._effects.append(Embed(self.epoch, (self.accepted[-1], *self._drafts), self.path.dtype))
+        else:
+            self._send_step(1, "last", next_hidden, now)
+
+    def _send_step(self, count: int, rows: Rows, hidden: bytes, now: float) -> None:
         if self.path is None:
             return
-        last = self._position + count == self._total
+        self._own_rows = count
         step = Step(
             self.request.origin,
             self.request.session,
             self.epoch,
-            self._window.sent(count, now),
+            self._window.sent(count, {"none": 0, "last": 1, "all": count}[rows], now),
             self._position,
             count,
             self.request.hidden_size,
             self.path.dtype,  # type: ignore[arg-type]  # checked where records are read
-            "last" if last else "none",
+            rows,
         )
         self._effects.append(Send(self.path.hops[0].node, step, hidden))
         self._position += count

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 ROWS_PER_DECODE_TIME = 4
 """A prefill chunk is predicted to take a decode step's time for each so many of its tokens."""
@@ -11,6 +11,7 @@ ROWS_PER_DECODE_TIME = 4
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     count: int
+    rows: int
     until: float
 
 
@@ -34,18 +35,19 @@ class StepWindow:
         return next(iter(self._waiting), None)
 
     @property
-    def newest(self) -> int:
-        return self._next - 1
-
-    @property
     def deadline(self) -> float | None:
         return next((waiting.until for waiting in self._waiting.values()), None)
 
-    def sent(self, count: int, now: float) -> int:
-        """Record a step of ``count`` tokens; return its number."""
+    @property
+    def rows(self) -> int:
+        """How many rows the next output must have."""
+        return next((waiting.rows for waiting in self._waiting.values()), 0)
+
+    def sent(self, count: int, rows: int, now: float) -> int:
+        """Record a step of ``count`` tokens that asks for ``rows`` rows; return its number."""
         step = self._next
         self._next += 1
-        self._waiting[step] = _Waiting(count, now + self._patience(count))
+        self._waiting[step] = _Waiting(count, rows, now + self._patience(count))
         return step
 
     def answered(self, step: int, now: float) -> None:
@@ -57,8 +59,8 @@ class StepWindow:
         """The path is at work on the oldest step: its deadline starts anew."""
         step = self.expected
         if step is not None:
-            count = self._waiting[step].count
-            self._waiting[step] = _Waiting(count, now + self._patience(count))
+            waiting = self._waiting[step]
+            self._waiting[step] = replace(waiting, until=now + self._patience(waiting.count))
 
     def late(self, now: float) -> bool:
         return self.deadline is not None and now >= self.deadline

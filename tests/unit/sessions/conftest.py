@@ -35,16 +35,25 @@ def embed(token: int) -> bytes:
     return token.to_bytes(HIDDEN * 2, "big")
 
 
-def next_token(kv: bytes) -> int:
-    return int.from_bytes(hashlib.sha256(kv).digest()[:2], "big")
+def next_token(kv: bytes, vocabulary: int = 1 << 16) -> int:
+    return int.from_bytes(hashlib.sha256(kv).digest()[:2], "big") % vocabulary
 
 
-def text_of(prompt: tuple[int, ...], count: int) -> list[int]:
-    """What an undisturbed answer is."""
+def sample(rows: bytes, drafts: tuple[int, ...]) -> tuple[int, ...]:
+    """Take each row's token while the draft before the next row equals it."""
+    found = [int.from_bytes(rows[at : at + HIDDEN * 2], "big") for at in range(0, len(rows), HIDDEN * 2)]
+    taken = 1
+    while taken < len(found) and drafts[taken - 1] == found[taken - 1]:
+        taken += 1
+    return tuple(found[:taken])
+
+
+def text_of(prompt: tuple[int, ...], count: int, vocabulary: int = 1 << 16) -> list[int]:
+    """What an undisturbed answer is. A small vocabulary repeats itself, so that drafts come true now and then."""
     kv = b"".join(embed(token) for token in prompt)
     answer = []
     for _ in range(count):
-        answer.append(next_token(kv))
+        answer.append(next_token(kv, vocabulary))
         kv += embed(answer[-1])
     return answer
 
@@ -72,7 +81,10 @@ class FakeHop:
 class World:
     """Delivers messages after a random delay, in order on each link; ``at`` runs faults at chosen times."""
 
-    def __init__(self, seed: int, spans: dict[str, LayerSpan], *, delay: float = 0.01) -> None:
+    def __init__(
+        self, seed: int, spans: dict[str, LayerSpan], *, delay: float = 0.01, vocabulary: int = 1 << 16
+    ) -> None:
+        self.vocabulary = vocabulary
         self.rng = random.Random(seed)
         self.now = 0.0
         self.delay = delay
@@ -164,8 +176,11 @@ class World:
             hidden, epoch = b"".join(embed(token) for token in effect.tokens), effect.epoch
             self.at(self.now + 0.001, lambda: self.core.embedded(epoch, hidden, self.now))
         elif isinstance(effect, Sample):
-            token = int.from_bytes(bytes(effect.hidden), "big")
-            self.at(self.now + 0.001, lambda: self.core.sampled((token,), (None,), embed(token), self.now))
+            tokens = sample(bytes(effect.hidden), effect.drafts)
+            logprobs = (None,) * len(tokens)
+            self.at(
+                self.now + 0.001, lambda: self.core.sampled(tokens, logprobs, embed(tokens[-1]), self.now)
+            )
         elif isinstance(effect, Emit):
             self.emitted.extend(effect.tokens)
         elif isinstance(effect, Ready):
@@ -231,8 +246,10 @@ class World:
             if found is None:
                 return
             if session.is_last:
-                rows = embed(next_token(kv)) if step.rows == "last" else b""
-                count = 1 if step.rows == "last" else 0
+                wanted = {"none": 0, "last": 1, "all": step.count}[step.rows]
+                ends = range(len(kv) - (wanted - 1) * HIDDEN * 2, len(kv) + 1, HIDDEN * 2) if wanted else ()
+                rows = b"".join(embed(next_token(kv[:end], self.vocabulary)) for end in ends)
+                count = wanted
                 self.to_origin(
                     hop,
                     Output(

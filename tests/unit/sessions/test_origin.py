@@ -25,6 +25,17 @@ def test_an_undisturbed_answer_is_the_models_text(world, undisturbed):
     assert run.violations == []
 
 
+def test_drafts_change_the_number_of_steps_and_not_the_text(world, undisturbed):
+    ids = (0, 1, 0, 0, 1, 1, 0, 1)
+    run = world(4, THREE, vocabulary=2)
+    core = run.ask(ids, 120)
+    run.run()
+    assert run.emitted == undisturbed(ids, 120, 2)
+    assert core.drafter.accepted > 0
+    assert core.drafter.proposed > core.drafter.accepted
+    assert run.violations == []
+
+
 def test_the_end_of_an_answer_frees_every_hop(world):
     run = world(2, THREE)
     core = run.ask(PROMPT, 5)
@@ -110,11 +121,18 @@ def test_a_path_that_fails_again_and_again_ends_the_request_and_not_the_swarm(wo
 
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(seed=st.integers(0, 2**32), prompt=st.integers(1, 40), tokens=st.integers(1, 40))
-def test_random_faults_never_change_lose_or_double_a_token(world, undisturbed, seed, prompt, tokens):
+@given(
+    seed=st.integers(0, 2**32),
+    prompt=st.integers(1, 40),
+    tokens=st.integers(1, 40),
+    vocabulary=st.sampled_from([2, 3, 1 << 16]),
+)
+def test_random_faults_never_change_lose_or_double_a_token(
+    world, undisturbed, seed, prompt, tokens, vocabulary
+):
     rng = random.Random(seed)
-    run = world(seed, TWICE)
-    ids = tuple(rng.randrange(1000) for _ in range(prompt))
+    run = world(seed, TWICE, vocabulary=vocabulary)
+    ids = tuple(rng.randrange(vocabulary) for _ in range(prompt))
     run.ask(ids, tokens)
     for _ in range(rng.randrange(6)):
         name, time = rng.choice(sorted(TWICE)), rng.random() * 2
@@ -122,7 +140,7 @@ def test_random_faults_never_change_lose_or_double_a_token(world, undisturbed, s
         run.at(time, lambda n=name, heard=notice: run.kill(n, notice=heard))
         run.at(time + 0.5 + rng.random() * 3, lambda n=name: run.start(n))
     run.run()
-    expected = undisturbed(ids, tokens)
+    expected = undisturbed(ids, tokens, vocabulary)
     assert run.emitted == expected[: len(run.emitted)]
     if run.error is None:
         assert run.emitted == expected
