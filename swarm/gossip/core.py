@@ -25,6 +25,8 @@ class Core:
 
     key: NodeKey
     swarm_id: bytes
+    """Signed for; ``accepted_swarm_ids``, which include it, are verified for."""
+    accepted_swarm_ids: tuple[bytes, ...]
     settings: GossipSettings
     rng: Random
     own: OwnRecords

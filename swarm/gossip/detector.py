@@ -75,7 +75,7 @@ class Detector:
             or not core.claims.wants(claim)
         ):
             return
-        if not verify_claim(key, core.swarm_id, signed):
+        if not any(verify_claim(key, swarm_id, signed) for swarm_id in core.accepted_swarm_ids):
             raise ProtocolError("claim: bad signature")
         if claim.subject == core.node:
             if core.claims.allow(claim.signer, now, of_self=True):

@@ -49,7 +49,8 @@ class Membership:
     """One node's view of the swarm. ``now`` is always seconds of one monotonic clock.
 
     ``incarnation`` must be higher than any this key used as far as the caller knows; it is saved by the first effect.
-    ``allow`` (if not empty) and ``ban`` are node ids whose records are taken or ignored.
+    ``other_swarm_ids`` are those of the other secrets on the keyring: while a secret is rotated, members sign for
+    either. ``allow`` (if not empty) and ``ban`` are node ids whose records are taken or ignored.
     """
 
     def __init__(
@@ -62,20 +63,23 @@ class Membership:
         incarnation: int,
         rng: Random,
         now: float,
+        other_swarm_ids: tuple[bytes, ...] = (),
         allow: frozenset[NodeId] = frozenset(),
         ban: frozenset[NodeId] = frozenset(),
     ) -> None:
         self._settings = settings
         self._allow, self._ban = allow, ban
+        accepted = tuple(dict.fromkeys((swarm_id, *other_swarm_ids)))
         self._core = Core(
             key=key,
             swarm_id=swarm_id,
+            accepted_swarm_ids=accepted,
             settings=settings,
             rng=rng,
             own=OwnRecords(
                 key=key, swarm_id=swarm_id, boot=boot, settings=settings, incarnation=incarnation, now=now
             ),
-            table=Table(swarm_id, settings.max_members),
+            table=Table(accepted, settings.max_members),
             links=LinkTier(settings, now),
             local_health=LocalHealth(now),
         )

@@ -32,8 +32,8 @@ class Merged(Enum):
 class Table:
     """Every member's entry, this node's own included."""
 
-    def __init__(self, swarm_id: bytes, max_members: int) -> None:
-        self._swarm_id = swarm_id
+    def __init__(self, swarm_ids: tuple[bytes, ...], max_members: int) -> None:
+        self._swarm_ids = swarm_ids
         self._max_members = max_members
         self.entries: dict[NodeId, Entry] = {}
 
@@ -53,8 +53,7 @@ class Table:
         record = decode_static(signed.body)
         if node_id_of(record.public_key) != record.node:
             raise ProtocolError("static record: the key does not belong to the node id")
-        if not verify_record(record.public_key, self._swarm_id, signed):
-            raise ProtocolError("static record: bad signature")
+        self._verify(record.public_key, signed)
         return HeldStatic.of(signed, record)
 
     def merge_static(
@@ -85,8 +84,7 @@ class Table:
         new = HeldLoad.of(signed, record)
         if entry.held_load is not None and new.version <= entry.held_load.version:
             return Merged.NOTHING, record.node
-        if not verify_record(entry.static.record.public_key, self._swarm_id, signed):
-            raise ProtocolError("load record: bad signature")
+        self._verify(entry.static.record.public_key, signed)
         entry.held_load = new
         entry.load_advanced_at = now
         return Merged.NEWER, record.node
@@ -117,6 +115,10 @@ class Table:
     def drop(self, nodes: Iterable[NodeId]) -> None:
         for node in nodes:
             del self.entries[node]
+
+    def _verify(self, key: bytes, signed: SignedRecord) -> None:
+        if not any(verify_record(key, swarm_id, signed) for swarm_id in self._swarm_ids):
+            raise ProtocolError(f"{signed.kind} record: bad signature")
 
     def _is_old(self, entry: Entry, signed: SignedRecord) -> bool:
         held = entry.static

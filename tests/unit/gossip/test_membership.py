@@ -445,3 +445,32 @@ def test_banned_ids_never_enter(peer, driven):
     membership.link_up(alice.node, alice.key.public_bytes, alice.boot, alice.static(), 0.0)
     membership.receive(alice.node, Gossip((banned.static(),)), 0.0)
     assert membership.member(banned.node) is None
+
+
+def test_records_and_claims_for_another_secret_of_the_keyring_are_taken(peer, driven):
+    import hashlib
+    import random
+
+    from swarm.config import GossipSettings
+    from swarm.gossip.membership import Membership
+
+    new = hashlib.sha256(b"the new secret").digest()[:16]
+    alice = peer("alice")
+    for others, taken in ((), False), ((b"a swarm for tests"[:16],), True):
+        membership = Membership(
+            key=driven.me.key,
+            swarm_id=new,
+            other_swarm_ids=others,
+            boot=driven.me.boot,
+            settings=GossipSettings(),
+            incarnation=1,
+            rng=random.Random(0),
+            now=0.0,
+        )
+        membership.link_up(alice.node, alice.key.public_bytes, alice.boot, None, 0.0)
+        if taken:
+            membership.receive(alice.node, Gossip((alice.static(),)), 0.0)
+        else:
+            with pytest.raises(ProtocolError, match="signature"):
+                membership.receive(alice.node, Gossip((alice.static(),)), 0.0)
+        assert (membership.member(alice.node) is not None) == taken

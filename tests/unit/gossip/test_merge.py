@@ -33,7 +33,7 @@ def records() -> list[SignedRecord]:
 
 
 def table_of(arrivals: list[SignedRecord], swarm_id: bytes) -> Table:
-    table = Table(swarm_id, 100)
+    table = Table((swarm_id,), 100)
     for record in arrivals:
         merge(table, record)
     return table
@@ -144,7 +144,7 @@ def _flipped(record: SignedRecord) -> SignedRecord:
     ],
 )
 def test_a_bad_static_record_is_refused_and_changes_nothing(forge, peer, swarm_id):
-    table = Table(swarm_id, 100)
+    table = Table((swarm_id,), 100)
     with pytest.raises(ProtocolError):
         table.merge_static(forge(peer("alice"), peer("bob")), 0.0, lambda _: True)
     assert not table.entries
@@ -173,7 +173,7 @@ def test_a_bad_load_record_is_refused_and_changes_nothing(forge, peer, swarm_id)
 
 
 def test_a_full_view_takes_a_new_member_only_in_place_of_a_gone_one(peer, swarm_id):
-    table = Table(swarm_id, 2)
+    table = Table((swarm_id,), 2)
     alice, bob, carol = peer("alice"), peer("bob"), peer("carol")
     for record in (alice.static(), bob.static(), carol.static()):
         merge(table, record)
