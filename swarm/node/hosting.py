@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from swarm.errors import ModelError, SwarmError
 from swarm.gossip.record import HostedSpan, SpanLoad
@@ -93,8 +93,10 @@ class Hosting:
         await self._load(local)
 
     async def _asked_for(self) -> LocalModel:
-        span: LayerSpan | str | None = self._settings.layers
-        wanted = None if span == "none" else "all" if span == "auto" else span
+        layers = self._settings.layers
+        wanted: LayerSpan | Literal["all"] | None = layers if isinstance(layers, LayerSpan) else None
+        if layers == "auto":
+            wanted = "all"
         return await asyncio.to_thread(
             self._store.obtain,
             self._settings.model,

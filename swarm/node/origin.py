@@ -76,7 +76,7 @@ class Origin:
 
     def models(self) -> tuple[ServedModel, ...]:
         view = self._view()
-        known = {
+        known: dict[ModelId, tuple[int, LocalModel | None]] = {
             model_id: (local.spec.layers, local) for model_id, local in self._hosting.local_models().items()
         }
         for model_id, layers in view.layers.items():

@@ -101,10 +101,11 @@ def test_3_without_a_holder_requests_get_503_that_names_the_layers(swarm: SwarmP
     assert "15:30" in str(health) or "15-29" in str(health)
 
 
-def test_4_a_replacement_is_all_it_takes(swarm: SwarmProcesses):
+def test_4_a_replacement_that_is_told_nothing_but_an_address_is_all_it_takes(swarm: SwarmProcesses):
     door = swarm.nodes[0]
     pid = door.pid
-    swarm.add("15:30", api=False)
+    newcomer = swarm.add("auto", api=False, name_model=False)
     swarm.wait_servable([door])
+    assert "takes layers 15-29" in newcomer.log
     assert ask(door) == reference(QUESTION, TOKENS, ignore_eos=True)
     assert door.pid == pid

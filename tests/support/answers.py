@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
 
-from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult, StepJob, StepResult, TokenLogprob
+from swarm.engine.jobs import (
+    EmbedJob,
+    EmbedResult,
+    SampleJob,
+    SampleResult,
+    StepJob,
+    StepResult,
+    TokenLogprob,
+)
 from swarm.engine.params import SamplingParams
 from swarm.engine.sampling import Sampler
 from swarm.engine.worker import Engine

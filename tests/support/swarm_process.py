@@ -126,13 +126,21 @@ class SwarmProcesses:
     nodes: list[NodeProcess] = field(default_factory=list)
 
     def add(
-        self, layers: str, *, api: bool = True, start: bool = True, extra: Sequence[str] = ()
+        self,
+        layers: str,
+        *,
+        api: bool = True,
+        start: bool = True,
+        name_model: bool = True,
+        extra: Sequence[str] = (),
     ) -> NodeProcess:
-        """Add a node that holds ``layers`` (``A:B``, ``none`` or ``auto``)."""
+        """Add a node that holds ``layers`` (``A:B``, ``none`` or ``auto``), told the model or left to find out."""
         index = len(self.nodes)
         listen, door = free_port(), free_port() if api else None
         folder = self.folder / f"node{index}"
-        arguments = ["--listen", f"127.0.0.1:{listen}", "--model", self.model, "--dtype", self.dtype]
+        arguments = ["--listen", f"127.0.0.1:{listen}", "--dtype", self.dtype]
+        if name_model:
+            arguments += ["--model", self.model]
         arguments += [
             "--threads",
             str(self.threads),
