@@ -75,12 +75,18 @@ class Doubts:
             return
         doubt.waiting.discard(helper)
         if answer.alive:
-            doubt.waiting.clear()
-            doubt.deadline = None
-            doubt.next_check = now + doubt.pause
-            doubt.pause = min(doubt.pause * 2, self._max_pause)
+            self.vouch(answer.subject, now)
         elif not doubt.waiting:
             self._failed(doubt, now, spread)
+
+    def vouch(self, subject: NodeId, now: float) -> None:
+        """Somebody hears the subject: end the check under way, and make the next one later than the last."""
+        doubt = self._doubts.get(subject)
+        if doubt is not None:
+            doubt.waiting.clear()
+            doubt.deadline = doubt.accuse_at = None
+            doubt.next_check = now + doubt.pause
+            doubt.pause = min(doubt.pause * 2, self._max_pause)
 
     def expire(self, now: float, spread: float) -> None:
         """Fail the checks whose helpers did not answer in time."""

@@ -34,9 +34,15 @@ class Detector:
     def settle(self, subject: NodeId) -> None:
         self._doubts.settle(subject)
 
-    def close(self, subject: NodeId) -> None:
-        """The subject spoke for itself, with a higher incarnation or a farewell."""
+    def unreachable(self, subject: NodeId, now: float) -> None:
+        """A dial came to nothing: that is a reason to begin to doubt, but none to doubt more."""
+        if subject not in self._doubts:
+            self.doubt(subject, now)
+
+    def close(self, subject: NodeId, now: float) -> None:
+        """The subject spoke for itself, with a higher incarnation or a farewell: somebody heard it."""
         self._core.claims.close(subject)
+        self._doubts.vouch(subject, now)
 
     def postpone(self, seconds: float) -> None:
         self._doubts.postpone(seconds)

@@ -105,7 +105,7 @@ class Exchange:
         )
         core.broadcasts.add(("static", node), news, now)
         if merged is Merged.REBORN or entry.health is Health.LEFT:
-            self._detector.close(node)
+            self._detector.close(node, now)
         if entry.health is Health.LEFT:
             self._detector.settle(node)
         core.changed(node)

@@ -211,10 +211,9 @@ class Membership:
     ) -> None:
         """Change the own record and spread it; None keeps a field. Raises ConfigError if it grows too large."""
         self._advance(now)
-        changed = self._core.own.restate(
+        if self._core.own.restate(
             state=state, addresses=addresses, spans=spans, name=name, api_port=api_port, models=models
-        )
-        if changed:
+        ):
             self._core.announce_static(now)
 
     def update_load(
@@ -246,6 +245,8 @@ class Membership:
         """A Dial came to nothing; ``node`` is what it expected."""
         self._advance(now)
         self._dialer.failed(address, node, now)
+        if node is not None:
+            self._detector.unreachable(node, now)
 
     def address_is_own(self, address: Address) -> None:
         """A Dial reached this node itself."""

@@ -108,6 +108,15 @@ def test_a_link_that_fails_in_one_direction_is_suspect_at_both_ends():
     assert not world.ever(" SUSPECT ")
 
 
+def test_a_member_that_only_one_other_can_reach_is_buried_by_nobody():
+    world = swarm_of(8)
+    others = [f"n{number}" for number in range(8) if number not in (2, 5)]
+    world.cut(["n2"], others)
+    world.run(120.0)
+    assert not world.ever(f"sees {world.processes['n2'].key.node_id[:8]} DEAD")
+    assert world.seen("n0", "n2").record.incarnation < 20
+
+
 def test_who_leaves_is_never_suspected():
     world = swarm_of(5)
     world.processes["n3"].leave()
