@@ -14,8 +14,11 @@ from swarm.api import catalog, chat, exchange, sse
 from swarm.api.answers import Version
 from swarm.api.asking import Asking
 from swarm.api.edge import AsgiApp, Edge
-from swarm.api.errors import described, error_headers, http_error, internal_error
+from swarm.api.errors import UnknownResponseError, described, error_headers, http_error, internal_error
 from swarm.api.params import MAX_TIMEOUT_SECONDS, decimal
+from swarm.api.responses import handler as responses
+from swarm.api.responses.schemas import ResponsesBody
+from swarm.api.responses.store import ResponseStore
 from swarm.api.schemas import ChatBody, parse
 from swarm.config import ApiSettings
 from swarm.errors import RequestError, SwarmError
@@ -45,10 +48,14 @@ class Routes:
         self._front = front
         self._settings = settings
         self._version = version
+        self._stored = ResponseStore()
 
     def register(self, app: Quart) -> None:
         routes: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
             ("POST", "/chat/completions", self.chat_completions),
+            ("POST", "/responses", self.responses),
+            ("GET", "/responses/<response_id>", self.stored_response),
+            ("DELETE", "/responses/<response_id>", self.delete_response),
             ("GET", "/models", self.models),
             ("GET", "/models/<path:model>", self.model),
             ("GET", "/health", self.health),
@@ -56,16 +63,34 @@ class Routes:
         ]
         for method, path, handler in routes:
             for prefix in ("", "/v1"):
-                app.add_url_rule(prefix + path, f"{prefix}{path}", handler, methods=[method])
+                app.add_url_rule(prefix + path, f"{method} {prefix}{path}", handler, methods=[method])
         app.add_url_rule("/swarm/state", "state", self.state, methods=["GET"])
 
     async def chat_completions(self) -> Response:
-        body = parse(await request.get_data(cache=False, as_text=False, parse_form_data=False), ChatBody)
+        body = parse(await _body(), ChatBody)
         answer = await chat.create(self._asking(), body)
         if body.stream:
             return _stream(answer.events(), answer.route)
         completion = await answer.whole()
         return _json(completion, headers={"x-swarm-route": answer.route})
+
+    async def responses(self) -> Response:
+        body = parse(await _body(), ResponsesBody)
+        running = await responses.create(self._asking(), body, self._stored)
+        if body.stream:
+            return _stream(running.events(), running.route)
+        return _json(await running.whole(), headers={"x-swarm-route": running.route})
+
+    async def stored_response(self, response_id: str) -> Response:
+        found = self._stored.response(exchange.current().caller.scope, response_id)
+        if found is None:
+            raise UnknownResponseError(response_id)
+        return Response(found, content_type="application/json")
+
+    async def delete_response(self, response_id: str) -> Response:
+        if not self._stored.delete(exchange.current().caller.scope, response_id):
+            raise UnknownResponseError(response_id)
+        return _json({"id": response_id, "object": "response", "deleted": True})
 
     async def models(self) -> Response:
         return _json(catalog.listed(self._front.models()))
@@ -89,6 +114,10 @@ class Routes:
         if (named := request.headers.get(_TIMEOUT_HEADER)) is not None:
             current.timeout_seconds = _seconds(named)
         return Asking(self._front, self._settings, current)
+
+
+async def _body() -> bytes:
+    return await request.get_data(cache=False, as_text=False, parse_form_data=False)
 
 
 def _seconds(text: str) -> float:

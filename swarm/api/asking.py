@@ -38,6 +38,8 @@ class Prompt:
 
     tokens: tuple[int, ...]
     inside_reasoning: bool = False
+    param: str = "messages"
+    """The request's field it was made from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,7 +78,7 @@ class Asking:
         Raises SwarmError; the client has seen nothing yet.
         """
         if len(prompt.tokens) >= model.context_tokens:
-            raise ContextLengthError(len(prompt.tokens), model.context_tokens)
+            raise ContextLengthError(len(prompt.tokens), model.context_tokens, prompt.param)
         limits = limits_of(
             body,
             default_max_tokens=self.settings.default_max_tokens,
@@ -123,7 +125,11 @@ def template_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
 
 
 async def rendered(
-    tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], tools: ToolUse, options: dict[str, Any]
+    tokenizer: ChatTokenizer,
+    messages: Sequence[TemplateMessage],
+    tools: ToolUse,
+    options: dict[str, Any],
+    param: str = "messages",
 ) -> Prompt:
     """Render and encode a conversation; long ones in a thread, so that other streams go on."""
     if tokenizer.takes_tools:
@@ -135,8 +141,8 @@ async def rendered(
             messages = with_tool_block(messages, tools.tools)
     size = sum(len(message["content"]) for message in messages)
     if size < _LARGE_CHARACTERS:
-        return _render(tokenizer, messages, options)
-    return await asyncio.to_thread(_render, tokenizer, messages, options)
+        return _render(tokenizer, messages, options, param)
+    return await asyncio.to_thread(_render, tokenizer, messages, options, param)
 
 
 def chat_text(
@@ -165,7 +171,9 @@ def chat_text(
     return text_for
 
 
-def _render(tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], options: dict[str, Any]) -> Prompt:
+def _render(
+    tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], options: dict[str, Any], param: str
+) -> Prompt:
     try:
         text = tokenizer.render(messages, **options)
     except RequestError:
@@ -174,5 +182,5 @@ def _render(tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], optio
             raise
         text = tokenizer.render(merged, **options)
     except ModelError as exc:
-        raise RequestError(str(exc), param="messages", code="no_chat_template") from exc
-    return Prompt(tuple(tokenizer.encode(text, special=False)), opens_reasoning(text))
+        raise RequestError(str(exc), param=param, code="no_chat_template") from exc
+    return Prompt(tuple(tokenizer.encode(text, special=False)), opens_reasoning(text), param)

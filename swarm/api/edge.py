@@ -203,7 +203,7 @@ class _Answer:
 
     async def preflight(self) -> None:
         headers = [
-            (b"access-control-allow-methods", b"GET, POST, OPTIONS"),
+            (b"access-control-allow-methods", b"GET, POST, DELETE, OPTIONS"),
             (b"access-control-allow-headers", b"authorization, content-type, x-swarm-timeout"),
             (b"access-control-max-age", b"600"),
         ]

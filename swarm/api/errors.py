@@ -43,6 +43,14 @@ class ContentTypeError(RequestError):
     api_code = "unsupported_media_type"
 
 
+class UnknownResponseError(RequestError):
+    http_status = 404
+    api_code = "response_not_found"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(f"Response with id '{response_id[:100]}' not found.", param="response_id")
+
+
 class BodyTimeoutError(RequestError):
     http_status = 408
     api_code = "request_timeout"

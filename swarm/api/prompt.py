@@ -70,6 +70,17 @@ def joined_text(content: str | Sequence[ContentPart] | None, param: str) -> str:
     return "".join(texts)
 
 
+def template_tool_call(call_id: str | None, name: str, arguments: str | None, param: str) -> dict[str, Any]:
+    """Return a call as templates read it: they write arguments as an object, clients send a JSON string."""
+    try:
+        document = msgspec.json.decode(arguments or "{}")
+    except (msgspec.DecodeError, RecursionError) as exc:
+        raise RequestError(
+            f"Invalid '{param}': not a JSON document: {exc}.", param=param, code="invalid_value"
+        ) from exc
+    return {"id": call_id, "type": "function", "function": {"name": name, "arguments": document}}
+
+
 def _converted(message: Message, param: str) -> TemplateMessage:
     if message.role not in ROLES:
         raise RequestError(
@@ -90,23 +101,11 @@ def _converted(message: Message, param: str) -> TemplateMessage:
             converted[name] = value
     if message.tool_calls:
         converted["tool_calls"] = [
-            _tool_call(call, f"{param}.tool_calls[{at}]") for at, call in enumerate(message.tool_calls)
+            _tool_call(call, f"{param}.tool_calls[{at}].function.arguments")
+            for at, call in enumerate(message.tool_calls)
         ]
     return converted
 
 
 def _tool_call(call: ToolCall, param: str) -> dict[str, Any]:
-    """Templates write arguments as an object; clients send them as a JSON string."""
-    try:
-        arguments = msgspec.json.decode(call.function.arguments or "{}")
-    except (msgspec.DecodeError, RecursionError) as exc:
-        raise RequestError(
-            f"Invalid '{param}.function.arguments': not a JSON document: {exc}.",
-            param=f"{param}.function.arguments",
-            code="invalid_value",
-        ) from exc
-    return {
-        "id": call.id,
-        "type": "function",
-        "function": {"name": call.function.name, "arguments": arguments},
-    }
+    return template_tool_call(call.id, call.function.name, call.function.arguments, param)

@@ -1,0 +1,1 @@
+"""The Responses API: bodies, objects, events, stored conversations and the handler that joins them."""

@@ -1,0 +1,169 @@
+"""POST /v1/responses: from body to a whole or streamed response."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+from swarm.api import params, sse
+from swarm.api.asking import Asking, chat_text, new_id, rendered, template_kwargs
+from swarm.api.choices import Answer
+from swarm.api.errors import described
+from swarm.api.prompt import TemplateMessage
+from swarm.api.responses.conversation import input_messages, output_messages, with_instructions
+from swarm.api.responses.events import Event, ResponseBuilder
+from swarm.api.responses.objects import (
+    FunctionCallItem,
+    InputTokensDetails,
+    MessageItem,
+    OutputTokensDetails,
+    ResponseObject,
+    ResponseUsage,
+    joined_output,
+)
+from swarm.api.responses.schemas import ResponsesBody
+from swarm.api.responses.store import ResponseStore
+from swarm.api.tools.definitions import FunctionTool, ToolUse, choice_of, tools_of
+from swarm.errors import OverloadedError, RequestError, SwarmError
+
+_log = logging.getLogger(__name__)
+_LOGPROBS = "message.output_text.logprobs"
+_REFUSED = ("background", "conversation", "prompt")
+
+
+@dataclass(frozen=True, slots=True)
+class RunningResponse:
+    """A response under way: take ``whole`` or ``events``, once."""
+
+    answer: Answer
+    builder: ResponseBuilder
+    conversation: list[TemplateMessage]
+    store: ResponseStore | None
+    scope: str
+
+    @property
+    def route(self) -> str:
+        return self.answer.route
+
+    async def whole(self) -> ResponseObject:
+        """Raises SwarmError when the answer could not be completed."""
+        self.builder.start()
+        async for _, pieces in self.answer.pieces():
+            for piece in pieces or ():
+                self.builder.add(piece)
+        self._finish()
+        response = self.builder.response
+        if any(isinstance(item, FunctionCallItem) for item in response.output):
+            # The specification: a call takes the place of the message.
+            response.output = [item for item in response.output if not isinstance(item, MessageItem)]
+            response.output_text = joined_output(response.output)
+        return response
+
+    async def events(self) -> AsyncGenerator[bytes, None]:
+        """Yield server-sent events; ``response.failed``, and no ``[DONE]``, ends an answer that failed."""
+        for event in self.builder.start():
+            yield _encoded(event)
+        try:
+            async with aclosing(self.answer.pieces()) as running:
+                async for _, pieces in running:
+                    for piece in pieces or ():
+                        for event in self.builder.add(piece):
+                            yield _encoded(event)
+        except SwarmError as exc:
+            _log.warning("%s failed while streaming: %s", self.builder.response.id, exc)
+            code = "rate_limit_exceeded" if isinstance(exc, OverloadedError) else "server_error"
+            for event in self.builder.fail(code, described(exc)["error"]["message"]):
+                yield _encoded(event)
+            return
+        for event in self._finish():
+            yield _encoded(event)
+        yield sse.DONE
+
+    def _finish(self) -> list[Event]:
+        answer = self.answer
+        tokens = answer.completion_tokens
+        usage = ResponseUsage(
+            input_tokens=answer.prompt_tokens,
+            output_tokens=tokens,
+            total_tokens=answer.prompt_tokens + tokens,
+            input_tokens_details=InputTokensDetails(cached_tokens=answer.cached_tokens),
+            output_tokens_details=OutputTokensDetails(reasoning_tokens=answer.reasoning_tokens),
+        )
+        spent = answer.choices[0].finish_reason == "length"
+        events = self.builder.finish(usage, spent=spent, now=int(time.time()))
+        response = self.builder.response
+        if self.store is not None:
+            self.store.put(self.scope, response, [*self.conversation, *output_messages(response.output)])
+        return events
+
+
+async def create(asking: Asking, body: ResponsesBody, store: ResponseStore) -> RunningResponse:
+    """Validate, render and reserve. Raises SwarmError; nothing has been sent to the client by then."""
+    for name in _REFUSED:
+        if getattr(body, name):
+            raise RequestError(f"'{name}' is not supported.", param=name, code="unsupported_parameter")
+    scope = asking.exchange.caller.scope
+    conversation = input_messages(body.input)
+    if body.previous_response_id is not None:
+        conversation = [*store.conversation(scope, body.previous_response_id), *conversation]
+    tools = tools_of(body.tools, nested=False)
+    # At most one call a response, whatever parallel_tool_calls says: the specification's rule.
+    use = ToolUse(tools, choice_of(body.tool_choice, tools), parallel=False)
+    top_logprobs = _top_logprobs(body)
+    model = asking.model(body.model)
+    tokenizer = await asking.front.tokenizer(model.name)
+    messages = with_instructions(body.instructions, conversation)
+    prompt = await rendered(tokenizer, messages, use, template_kwargs(body.chat_template_kwargs), "input")
+    text_for = chat_text(tokenizer, prompt, use, logprobs=top_logprobs is not None)
+    answer = await asking.open(body, model, tokenizer, prompt, text_for, top_logprobs=top_logprobs)
+    response = _response(body, asking.exchange.request_id, tools)
+    stored = store if response.store else None
+    return RunningResponse(answer, ResponseBuilder(response, new_id), conversation, stored, scope)
+
+
+def _top_logprobs(body: ResponsesBody) -> int | None:
+    wanted = _LOGPROBS in (body.include or ()) or bool(body.top_logprobs)
+    return params.top_logprobs_of(wanted, body.top_logprobs)
+
+
+def _response(body: ResponsesBody, request_id: str, tools: tuple[FunctionTool, ...]) -> ResponseObject:
+    def given(value: float | None, default: float) -> float:
+        return default if value is None else value
+
+    return ResponseObject(
+        id="resp_" + request_id.removeprefix("req_"),
+        created_at=int(time.time()),
+        instructions=body.instructions,
+        max_output_tokens=body.max_output_tokens or body.max_completion_tokens or body.max_tokens,
+        model=body.model,
+        parallel_tool_calls=body.parallel_tool_calls is not False,
+        presence_penalty=given(body.presence_penalty, 0.0),
+        frequency_penalty=given(body.frequency_penalty, 0.0),
+        previous_response_id=body.previous_response_id,
+        reasoning={"effort": None, "summary": None, **(body.reasoning or {})},
+        store=body.store is not False,
+        temperature=given(body.temperature, 1.0),
+        text={"format": (body.text.format if body.text else None) or {"type": "text"}},
+        tool_choice=body.tool_choice or "auto",
+        tools=[
+            {
+                "type": "function",
+                "name": tool.name,
+                "description": tool.description or None,
+                "parameters": tool.parameters,
+                "strict": tool.strict,
+            }
+            for tool in tools
+        ],
+        top_logprobs=body.top_logprobs or 0,
+        top_p=given(body.top_p, 1.0),
+        user=body.user,
+        metadata=body.metadata or {},
+    )
+
+
+def _encoded(event: Event) -> bytes:
+    return sse.event(event.data, event.name)
