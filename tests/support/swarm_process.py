@@ -18,6 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.slow_link import SlowLinks
+
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 START_SECONDS = 120.0
 Found = TypeVar("Found")
@@ -51,6 +53,8 @@ class NodeProcess:
     listen: int
     api: int | None
     environment: dict[str, str]
+    reached_by: int
+    """The port other nodes use: this node's own, or a proxy's."""
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
 
@@ -124,6 +128,8 @@ class SwarmProcesses:
     threads: int = 1
     key: str = field(default_factory=lambda: secrets.token_hex(32))
     nodes: list[NodeProcess] = field(default_factory=list)
+    slow_links: SlowLinks | None = None
+    """Others reach every node through a proxy of these, if given."""
 
     def add(
         self,
@@ -153,10 +159,15 @@ class SwarmProcesses:
             arguments += ["--layers", layers]
         if door is not None:
             arguments += ["--api", f"127.0.0.1:{door}"]
+        reached_by = self.slow_links.to(listen) if self.slow_links else listen
+        if self.slow_links:
+            arguments += ["--advertise", f"127.0.0.1:{reached_by}"]
         for other in self.nodes[:2]:
-            arguments += ["--bootstrap", f"127.0.0.1:{other.listen}"]
+            arguments += ["--bootstrap", f"127.0.0.1:{other.reached_by}"]
         environment = {"SWARM_KEY": self.key, "OMP_NUM_THREADS": str(self.threads)}
-        node = NodeProcess(f"node{index}", folder, arguments + list(extra), listen, door, environment)
+        node = NodeProcess(
+            f"node{index}", folder, arguments + list(extra), listen, door, environment, reached_by
+        )
         self.nodes.append(node)
         if start:
             node.start()
@@ -175,14 +186,14 @@ class SwarmProcesses:
 
 @contextlib.contextmanager
 def swarm_of(
-    spans: Sequence[str], *, doors: Sequence[bool] | None = None, **options: Any
+    spans: Sequence[str], *, doors: Sequence[bool] | None = None, extra: Sequence[str] = (), **options: Any
 ) -> Iterator[SwarmProcesses]:
     """Run one node for each of ``spans``; yields when all doors can serve."""
     with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
         swarm = SwarmProcesses(Path(folder), **options)
         try:
             for index, span in enumerate(spans):
-                swarm.add(span, api=doors[index] if doors else True)
+                swarm.add(span, api=doors[index] if doors else True, extra=extra)
             swarm.wait_servable()
             yield swarm
         finally:
