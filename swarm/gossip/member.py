@@ -108,17 +108,15 @@ class Entry:
     def load(self) -> HeldLoad | None:
         """The load record of the current incarnation: an earlier one says nothing of this process."""
         held = self.held_load
-        return held if held is not None and held.record.incarnation >= self.incarnation else None
+        return held if held is not None and held.record.incarnation == self.incarnation else None
 
     def digest_entry(self) -> DigestEntry:
         record = self.static.record
-        load = self.load
-        matching = load is not None and load.record.incarnation == record.incarnation
         return DigestEntry(
             node=record.node,
             incarnation=record.incarnation,
             sequence=record.sequence,
-            load_sequence=load.record.sequence if load is not None and matching else 0,
+            load_sequence=self.load.record.sequence if self.load else 0,
             state=int(self.health) | (EQUIVOCATING if self.proof else 0),
             digest=self.static.digest[:DIGEST_BYTES],
         )

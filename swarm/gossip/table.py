@@ -76,10 +76,13 @@ class Table:
         return self._replace(entry, new, now), node
 
     def merge_load(self, signed: SignedRecord, now: float) -> tuple[Merged, NodeId]:
-        """Take a load record of a known member into the view. Raises ProtocolError as ``merge_static``."""
+        """Take a load record of a known member's incarnation into the view. Raises ProtocolError as ``merge_static``.
+
+        One that came before its static record is left to anti-entropy.
+        """
         record = decode_load(signed.body)
         entry = self.entries.get(record.node)
-        if entry is None or record.incarnation < entry.incarnation:
+        if entry is None or record.incarnation != entry.incarnation:
             return Merged.NOTHING, record.node
         new = HeldLoad.of(signed, record)
         if entry.held_load is not None and new.version <= entry.held_load.version:
