@@ -15,7 +15,7 @@ LOG_LEVELS = ("error", "warning", "info", "debug")
 class NodeSettings:
     name: str = knob("", "What people call this node in listings; default: the host's name.", flag="name")
     listen: Address = knob(
-        Address("0.0.0.0", 7000),
+        Address("0.0.0.0", 7410),
         "Where other nodes reach this one; port 0 takes a free one.",
         flag="listen",
         host="0.0.0.0",
