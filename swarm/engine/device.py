@@ -15,7 +15,9 @@ def resolve_device(name: str) -> str:
     if kind == "cuda":
         devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
         if devices == 0:
-            raise ConfigError("device cuda: this torch finds no CUDA GPU; use --device cpu or install a CUDA build")
+            raise ConfigError(
+                "device cuda: this torch finds no CUDA GPU; use --device cpu or install a CUDA build"
+            )
         if index and not (index.isdecimal() and int(index) < devices):
             raise ConfigError(f"device {name}: this machine has cuda:0 to cuda:{devices - 1}")
         return name
@@ -35,6 +37,8 @@ def computes_natively(device: str, dtype: str) -> bool:
     if device == "mps":
         return dtype == "float16"
     supported = (
-        torch.ops.mkldnn._is_mkldnn_bf16_supported if dtype == "bfloat16" else torch.ops.mkldnn._is_mkldnn_fp16_supported
+        torch.ops.mkldnn._is_mkldnn_bf16_supported
+        if dtype == "bfloat16"
+        else torch.ops.mkldnn._is_mkldnn_fp16_supported
     )
     return bool(torch.backends.mkldnn.is_available() and supported())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import torch
 
-from swarm.engine.kernels import pack_weight
+from swarm.engine.kernels import norm, product
 from swarm.errors import EngineError
 from swarm.models.loader import ModelEnds
 
@@ -21,7 +21,8 @@ class Ends:
         self.vocabulary = ends.vocabulary
         self._ends = ends
         bias = None if ends.head_bias is None else ends.head_bias.to(device=device, dtype=dtype)
-        self._head = pack_weight(ends.head_weight.to(device=device, dtype=dtype), bias)
+        self._norm = norm(ends.norm)
+        self._head = product(ends.head_weight.to(device=device, dtype=dtype), bias)
 
     @property
     def weight_bytes(self) -> int:
@@ -36,4 +37,4 @@ class Ends:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [rows, vocabulary] in float32 for rows behind the last layer, scaled as the family does."""
-        return self._ends.finish(self._head(self._ends.norm(hidden))).float()
+        return self._ends.finish(self._head(self._norm(hidden))).float()

@@ -4,6 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What an answer must match. ``source`` is an llguidance grammar (engine.grammar makes and checks them)."""
+
+    source: str
+    reasoning: Literal["none", "optional", "open"] = "none"
+    """Whether a ``<think>`` block comes before what must match: never, if the model begins one, or under way."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ Knows nothing of models, sequences or batches beyond the rows it is given.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -96,9 +97,9 @@ class Sampler:
         """Return the token that ``sample`` would choose now, without accepting it."""
         scores = self._adjusted(logits) if self._adjusts else logits
         best = float(scores.max())
-        if best != best or best == float("inf"):
+        if math.isnan(best) or best == math.inf:
             raise BadTensorError("the logits hold NaN or infinity")
-        if best == float("-inf"):
+        if best == -math.inf:
             raise EngineError("every token is forbidden")
         if self._greedy:
             return int(scores.argmax())
@@ -123,7 +124,7 @@ class Sampler:
                 scores[token] += bias
         for token, until in params.banned_until.items():
             if self.position < until and 0 <= token < scores.shape[0]:
-                scores[token] = float("-inf")
+                scores[token] = -math.inf
         if self._mask is not None:
             self._mask.mask(scores)
         return scores
@@ -189,37 +190,33 @@ def sample_rows(
     so alone.
     """
     best = logits.argmax(dim=-1).tolist() if any(sampler.plain_greedy for sampler in samplers) else []
-    finite = torch.isfinite(logits.amax(dim=-1)).tolist()
     results: list[tuple[list[int], list[TokenLogprob]] | EngineError] = []
     start = 0
     for sampler, draft in zip(samplers, drafts, strict=True):
         rows = range(start, start + 1 + len(draft))
         start = rows.stop
         try:
-            results.append(_sample_one(logits, sampler, draft, rows, best, finite))
+            chosen = best[rows.start : rows.stop]
+            results.append(_sample_one(logits[rows.start : rows.stop], sampler, draft, chosen))
         except EngineError as exc:
             results.append(exc)
     return results
 
 
 def _sample_one(
-    logits: torch.Tensor,
-    sampler: Sampler,
-    draft: tuple[int, ...],
-    rows: range,
-    best: list[int],
-    finite: list[bool],
+    rows: torch.Tensor, sampler: Sampler, draft: tuple[int, ...], best: Sequence[int]
 ) -> tuple[list[int], list[TokenLogprob]]:
+    """Sample rows [1 + len(draft), vocabulary] until one differs from its draft; ``best`` are their arg-maxes."""
     tokens: list[int] = []
     logprobs: list[TokenLogprob] = []
     for index, row in enumerate(rows):
-        if not finite[row]:
-            raise BadTensorError("the logits hold NaN or infinity")
         if sampler.plain_greedy:
-            token, logprob = best[row], None
+            token, logprob = best[index], None
+            if not math.isfinite(float(row[token])):
+                raise BadTensorError("the logits hold NaN or infinity")
             sampler.accept(token)
         else:
-            token, logprob = sampler.sample(logits[row])
+            token, logprob = sampler.sample(row)
         tokens.append(token)
         if logprob is not None:
             logprobs.append(logprob)

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from swarm.engine.attention import ATTENTION, PackedBatch, Segment
+from swarm.engine.fused import accelerate
 from swarm.engine.kv_pool import KVLayout, LayerKV, SequenceKV
 from swarm.engine.rotary import RotaryBySequence, separate_sequences
 from swarm.errors import ModelError
@@ -44,11 +44,10 @@ class Stage:
         separate_sequences(base)
         self._base = base
         self._parts: dict[LayerSpan, PreTrainedModel] = {}
+        self.weight_bytes = sum(tensor.nbytes for tensor in base.parameters())
         self.layout = _probe(base, self.hidden_size, dtype, device)
-
-    @property
-    def weight_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in self._base.parameters())
+        if not isinstance(base.rotary_emb, RotaryBySequence):
+            accelerate(base.layers, base.rotary_emb, self.layout, self.hidden_size)
 
     def layout_of(self, part: LayerSpan) -> KVLayout:
         return self.layout.part(part.start - self.span.start, len(part))
@@ -81,7 +80,7 @@ def _probe(base: PreTrainedModel, hidden_size: int, dtype: torch.dtype, device: 
     seen: dict[int, LayerKV] = {}
 
     def note(
-        module: nn.Module,
+        module: Any,
         query: torch.Tensor,
         key: torch.Tensor,
         value: torch.Tensor,

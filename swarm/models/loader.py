@@ -256,7 +256,7 @@ def load_ends(folder: Path, dtype: str, device: str = "cpu") -> ModelEnds:
 
 def _lookup(base: PreTrainedModel, config: PreTrainedConfig, device: str) -> nn.Module:
     """Return the family's embedding module, to be given a few rows as its whole matrix."""
-    lookup: nn.Module = base.embed_tokens
+    lookup: Any = base.embed_tokens
     lookup.padding_idx = None
     scale = getattr(lookup, "scalar_embed_scale", None)
     if scale is not None:
@@ -264,7 +264,8 @@ def _lookup(base: PreTrainedModel, config: PreTrainedConfig, device: str) -> nn.
     for name, buffer in lookup.named_buffers():
         if buffer.is_meta:
             raise ModelError(f"{config.model_type}: the embedding's {name} can't be rebuilt")
-    return lookup
+    module: nn.Module = lookup
+    return module
 
 
 def _norm(base: PreTrainedModel, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> nn.Module:

@@ -86,6 +86,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
         "layer_types": _PATTERN,
     },
     "gpt_oss": {
+        "initializer_range": 0.15,
         "head_dim": 16,
         "sliding_window": _WINDOW,
         "layer_types": _PATTERN,
