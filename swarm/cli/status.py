@@ -65,25 +65,38 @@ def _fetch(url: str, key: str) -> Any:
 
 
 def _members(state: dict[str, Any]) -> Table:
-    # Names come from other machines: Text, so that their brackets are not markup.
-    table = Table("node", "name", "state", "layers", "dtype", "rtt ms", "sessions", "rows/s", "RSS MiB")
+    table = Table("node", "name", "state", "layers", "dtype", "RTT ms", "sessions", "rows/s", "RSS MiB")
+    for column in table.columns:
+        column.no_wrap = column.header != "layers"
+    with_model = len(state["models"]) > 1
     for member in state["members"]:
         load = member.get("load", {})
-        spans = member["spans"]
-        health = member["state"] if member["health"] == "alive" else member["health"]
         cells = (
-            member["node"][:8] + (" (this)" if member["node"] == state["node"] else ""),
+            member["node"][:8] + ("*" if member["node"] == state["node"] else ""),
             member["name"],
-            health if member["routable"] or member["health"] != "alive" else f"{health}, not routable",
-            ", ".join(f"{span['layers']} of {span['of']} {span['model']}" for span in spans) or "none",
-            ", ".join(sorted({span["dtype"] for span in spans})),
+            _condition(member),
+            ", ".join(_held(span, with_model) for span in member["spans"]) or "none",
+            ", ".join(sorted({span["dtype"] for span in member["spans"]})),
             str(member.get("rtt_ms") or ""),
             str(load.get("sessions", "")),
             str(load.get("rows_per_second", "")),
             f"{load['rss_bytes'] / 2**20:.0f}" if "rss_bytes" in load else "",
         )
+        # Names come from other machines: as Text their brackets are not markup.
         table.add_row(*(Text(cell) for cell in cells))
+    table.caption = "* the node that answers"
     return table
+
+
+def _condition(member: dict[str, Any]) -> str:
+    if member["health"] != "alive":
+        return str(member["health"])
+    return member["state"] if member["routable"] else f"{member['state']}, not used"
+
+
+def _held(span: dict[str, Any], with_model: bool) -> str:
+    held = f"{span['layers']} of {span['of']}"
+    return f"{held} {span['model']}" if with_model else held
 
 
 def _servable(model: dict[str, Any]) -> str:

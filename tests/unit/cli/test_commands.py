@@ -177,8 +177,8 @@ def test_status_shows_members_and_what_is_missing(
     assert ended.code == 0
     desk = next(line for line in ended.out.splitlines() if "desk" in line)
     loft = next(line for line in ended.out.splitlines() if "loft" in line)
-    assert "aaaaaaaa (this)" in desk
-    assert "0:4 of 8 org/m" in desk
+    assert "aaaaaaaa*" in desk
+    assert "0:4 of 8" in desk
     assert "[red]loft" in loft
     assert "dead" in loft
     assert "org/m: can't be served: no node holds 4:8" in ended.out
