@@ -9,7 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from swarm.api.choices import Answer, open_answer
 from swarm.api.errors import ModelUnavailableError
@@ -17,13 +17,16 @@ from swarm.api.exchange import Exchange
 from swarm.api.params import limits_of, min_tokens_bans, sampling_of
 from swarm.api.pieces import ChoiceText
 from swarm.api.prompt import TemplateMessage, with_one_system_message
-from swarm.api.reasoning import ReasoningSplitter, Splitter, opens_reasoning
+from swarm.api.reasoning import CLOSE as THINK_CLOSE
+from swarm.api.reasoning import ReasoningSplitter, Splitter, closes_reasoning, opens_reasoning
 from swarm.api.schemas import GenerationFields
+from swarm.api.structured import Format, grammar_of
 from swarm.api.tools.choose import MARKERS, family_of, parser_for
 from swarm.api.tools.definitions import ToolUse
 from swarm.api.tools.harmony import HarmonySplitter
 from swarm.api.tools.instructions import with_plain_calls, with_tool_block
 from swarm.config import ApiSettings
+from swarm.engine.params import Grammar
 from swarm.errors import ContextLengthError, ModelError, NoPathError, RequestError, UnknownModelError
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.node.front import FrontDoor, GenerationRequest, ServedModel
@@ -38,6 +41,8 @@ class Prompt:
 
     tokens: tuple[int, ...]
     inside_reasoning: bool = False
+    closed_reasoning: bool = False
+    """Its template wrote an empty block, so that the model does not reason."""
     param: str = "messages"
     """The request's field it was made from."""
 
@@ -72,6 +77,7 @@ class Asking:
         *,
         choices: int = 1,
         top_logprobs: int | None = None,
+        grammar: Grammar | None = None,
     ) -> Answer:
         """Reserve a path for every choice; ``text_for`` makes each one's text from its stop strings.
 
@@ -97,6 +103,7 @@ class Asking:
             ignore_eos=limits.ignore_eos,
             stop_token_ids=limits.stop_token_ids,
             deadline_seconds=limits.deadline_seconds,
+            grammar=grammar,
             scope=self.exchange.caller.scope,
         )
         return await open_answer(
@@ -124,6 +131,18 @@ def template_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
     return given
 
 
+async def grammar_for(
+    tokenizer: ChatTokenizer, prompt: Prompt, form: Format, tools: ToolUse
+) -> Grammar | None:
+    """Return what the answer is held to after its reasoning, if it has any. Raises RequestError."""
+    reasoning: Literal["none", "optional", "open"] = "none"
+    if prompt.inside_reasoning:
+        reasoning = "open"
+    elif THINK_CLOSE in (tokenizer.chat_template or "") and not prompt.closed_reasoning:
+        reasoning = "optional"
+    return await grammar_of(form, tools, reasoning)
+
+
 async def rendered(
     tokenizer: ChatTokenizer,
     messages: Sequence[TemplateMessage],
@@ -146,10 +165,15 @@ async def rendered(
 
 
 def chat_text(
-    tokenizer: ChatTokenizer, prompt: Prompt, tools: ToolUse, *, logprobs: bool
+    tokenizer: ChatTokenizer, prompt: Prompt, tools: ToolUse, *, logprobs: bool, grammar: Grammar | None
 ) -> Callable[[tuple[str, ...]], ChoiceText]:
-    """Return what makes a choice's text in the formats that this model's template teaches it."""
-    family = family_of(tokenizer.chat_template, takes_tools=tokenizer.takes_tools)
+    """Return what makes a choice's text in the formats that this model's template teaches it.
+
+    Under a grammar calls are bare JSON, whatever the template teaches.
+    """
+    family = (
+        family_of(tokenizer.chat_template, takes_tools=tokenizer.takes_tools) if grammar is None else "json"
+    )
 
     def text_for(stops: tuple[str, ...]) -> ChoiceText:
         splitter: Splitter = ReasoningSplitter(inside=prompt.inside_reasoning)
@@ -183,4 +207,6 @@ def _render(
         text = tokenizer.render(merged, **options)
     except ModelError as exc:
         raise RequestError(str(exc), param=param, code="no_chat_template") from exc
-    return Prompt(tuple(tokenizer.encode(text, special=False)), opens_reasoning(text), param)
+    return Prompt(
+        tuple(tokenizer.encode(text, special=False)), opens_reasoning(text), closes_reasoning(text), param
+    )

@@ -29,12 +29,13 @@ from swarm.api.answers import (
     Usage,
     usage_of,
 )
-from swarm.api.asking import Asking, chat_text, new_id, rendered, template_kwargs
+from swarm.api.asking import Asking, chat_text, grammar_for, new_id, rendered, template_kwargs
 from swarm.api.choices import Answer, Choice
 from swarm.api.errors import described
 from swarm.api.pieces import Piece
 from swarm.api.prompt import template_messages
 from swarm.api.schemas import ChatBody
+from swarm.api.structured import format_of
 from swarm.api.tools.calls import Call
 from swarm.api.tools.definitions import ToolUse, choice_of, tools_of
 from swarm.errors import SwarmError
@@ -150,14 +151,23 @@ async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
     """Validate, render and reserve. Raises SwarmError; nothing has been sent to the client by then."""
     messages = template_messages(body.messages)
     tools = _tool_use(body)
+    form = format_of(body.response_format, "response_format", nested=True)
     choices = params.choices_of(body.n)
     top_logprobs = params.top_logprobs_of(body.logprobs, body.top_logprobs)
     model = asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
     prompt = await rendered(tokenizer, messages, tools, _template_options(body))
-    text_for = chat_text(tokenizer, prompt, tools, logprobs=top_logprobs is not None)
+    grammar = await grammar_for(tokenizer, prompt, form, tools)
+    text_for = chat_text(tokenizer, prompt, tools, logprobs=top_logprobs is not None, grammar=grammar)
     answer = await asking.open(
-        body, model, tokenizer, prompt, text_for, choices=choices, top_logprobs=top_logprobs
+        body,
+        model,
+        tokenizer,
+        prompt,
+        text_for,
+        choices=choices,
+        top_logprobs=top_logprobs,
+        grammar=grammar,
     )
     return ChatAnswer(
         id="chatcmpl-" + asking.exchange.request_id.removeprefix("req_"),

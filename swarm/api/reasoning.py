@@ -139,6 +139,11 @@ def _decided(text: str) -> int:
     return len(text[:end].rstrip())
 
 
+def closes_reasoning(prompt: str) -> bool:
+    """Whether a rendered prompt ends behind a block, as templates do that are told not to reason."""
+    return prompt.rstrip().endswith(CLOSE)
+
+
 def opens_reasoning(prompt: str) -> bool:
     """Whether a rendered prompt ends inside a block, as templates that write ``<think>`` themselves do."""
     return prompt.rstrip().endswith(OPEN)

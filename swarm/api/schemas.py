@@ -106,6 +106,7 @@ class ChatBody(GenerationFields, kw_only=True):
     tools: list[dict[str, Any]] | None = None
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
+    response_format: dict[str, Any] | None = None
 
 
 def parse(raw: bytes, body: type[T]) -> T:

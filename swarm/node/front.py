@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
 from swarm.engine.jobs import TokenLogprob
-from swarm.engine.params import SamplingParams
+from swarm.engine.params import Grammar, SamplingParams
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.types import LayerSpan, NodeId
 
@@ -45,6 +45,8 @@ class GenerationRequest:
     ignore_eos: bool = False
     stop_token_ids: frozenset[int] = frozenset()
     deadline_seconds: float = 600.0
+    grammar: Grammar | None = None
+    """What the answer must match; a fault of the grammar itself is the API's to refuse beforehand."""
     scope: str = ""
     """Who may share cached prefixes with this request: derived from the API key."""
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from swarm.engine.grammar import GrammarMask
 from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult
 from swarm.engine.sampling import Sampler
 from swarm.errors import ContextLengthError, LinkDownError, NoPathError, RequestError, UnknownModelError
@@ -110,6 +112,7 @@ class Origin:
             raise ContextLengthError(len(request.prompt), spec.context_tokens)
         tokenizer = await self._hosting.tokenizer(local)
         await self._hosting.need_ends(local)
+        mask = await _mask(tokenizer, request)
         now = self._clock()
         stop_ids = request.stop_token_ids | (frozenset() if request.ignore_eos else tokenizer.stop_ids)
         core = OriginSession(
@@ -129,7 +132,7 @@ class Origin:
             self._config.engine,
             now,
         )
-        sampler = Sampler(request.sampling, prompt=request.prompt)
+        sampler = Sampler(request.sampling, prompt=request.prompt, mask=mask)
         generation = RunningGeneration(core, sampler, tokenizer.detokenizer(request.prompt), self)
         self._running[generation.session] = generation
         try:
@@ -264,6 +267,13 @@ class Origin:
                     name, (), f"this front door can't serve {name}: {model.problem}; no hop can be asked for"
                 )
         raise UnknownModelError(name, [model.name for model in served])
+
+
+async def _mask(tokenizer: ChatTokenizer, request: GenerationRequest) -> GrammarMask | None:
+    if request.grammar is None:
+        return None
+    # Compiling a large schema, or the vocabulary the first time, would hold up every other answer.
+    return await asyncio.to_thread(GrammarMask, tokenizer, request.grammar)
 
 
 def _wire_dtype(path: Path, checkpoint: str) -> str:

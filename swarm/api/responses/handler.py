@@ -9,7 +9,7 @@ from contextlib import aclosing
 from dataclasses import dataclass
 
 from swarm.api import params, sse
-from swarm.api.asking import Asking, chat_text, new_id, rendered, template_kwargs
+from swarm.api.asking import Asking, chat_text, grammar_for, new_id, rendered, template_kwargs
 from swarm.api.choices import Answer
 from swarm.api.errors import described
 from swarm.api.prompt import TemplateMessage
@@ -26,6 +26,7 @@ from swarm.api.responses.objects import (
 )
 from swarm.api.responses.schemas import ResponsesBody
 from swarm.api.responses.store import ResponseStore
+from swarm.api.structured import format_of
 from swarm.api.tools.definitions import FunctionTool, ToolUse, choice_of, tools_of
 from swarm.errors import OverloadedError, RequestError, SwarmError
 
@@ -112,13 +113,17 @@ async def create(asking: Asking, body: ResponsesBody, store: ResponseStore) -> R
     tools = tools_of(body.tools, nested=False)
     # At most one call a response, whatever parallel_tool_calls says: the specification's rule.
     use = ToolUse(tools, choice_of(body.tool_choice, tools), parallel=False)
+    form = format_of(body.text.format if body.text else None, "text.format", nested=False)
     top_logprobs = _top_logprobs(body)
     model = asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
     messages = with_instructions(body.instructions, conversation)
     prompt = await rendered(tokenizer, messages, use, template_kwargs(body.chat_template_kwargs), "input")
-    text_for = chat_text(tokenizer, prompt, use, logprobs=top_logprobs is not None)
-    answer = await asking.open(body, model, tokenizer, prompt, text_for, top_logprobs=top_logprobs)
+    grammar = await grammar_for(tokenizer, prompt, form, use)
+    text_for = chat_text(tokenizer, prompt, use, logprobs=top_logprobs is not None, grammar=grammar)
+    answer = await asking.open(
+        body, model, tokenizer, prompt, text_for, top_logprobs=top_logprobs, grammar=grammar
+    )
     response = _response(body, asking.exchange.request_id, tools)
     stored = store if response.store else None
     return RunningResponse(answer, ResponseBuilder(response, new_id), conversation, stored, scope)
