@@ -2,13 +2,53 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
+import pytest
+import typer
+
+from swarm.cli.app import app
 from swarm.config.reference import page
 
-DOCS = Path(__file__).resolve().parents[2] / "docs"
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")], key=str)
+
+_FENCES = re.compile(r"```.*?```", re.DOTALL)
+_LINK = re.compile(r"\]\(([^)#:]+)\)")
+_PATH = re.compile(r"`((?:swarm|tests|scripts|docs)/[\w/.-]+)`")
+_FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_FLAGS_OF_OTHERS = {
+    "--strict",  # mypy
+    "--once", "--nodes", "--port",  # scripts/demo
+    "--json",  # scripts/bench_*.py
+}  # fmt: skip
 
 
 def test_the_configuration_page_is_the_one_generated_from_the_settings() -> None:
-    written = (DOCS / "configuration.md").read_text(encoding="utf-8")
+    written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert written == page(), "run: python -m swarm config --reference > docs/configuration.md"
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_and_every_path_of_a_page_leads_somewhere(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    links = [path.parent / link for link in _LINK.findall(_FENCES.sub("", text))]
+    named = [ROOT / name for name in _PATH.findall(text)]
+    assert [str(target) for target in (*links, *named) if not target.exists()] == []
+
+
+@pytest.mark.parametrize(
+    "name", ["README.md", "CONTRIBUTING.md", "docs/security.md", "docs/configuration.md"]
+)
+def test_every_flag_of_a_page_exists(name: str) -> None:
+    commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
+    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+    named = set(_FLAG.findall((ROOT / name).read_text(encoding="utf-8")))
+    assert named - known - {"--help"} - _FLAGS_OF_OTHERS == set()
+
+
+def test_the_architecture_page_places_every_package() -> None:
+    text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
+    packages = {f"`swarm/{path.parent.name}`" for path in (ROOT / "swarm").glob("*/__init__.py")}
+    assert {package for package in packages if package not in text} == set()
