@@ -56,7 +56,9 @@ class UnknownModelError(RequestError):
 
     def __init__(self, name: str, known: Sequence[str]) -> None:
         served = ", ".join(known) if known else "none"
-        super().__init__(f"The model {name[:200]!r} does not exist in this swarm. Models served: {served}.", param="model")
+        super().__init__(
+            f"The model {name[:200]!r} does not exist in this swarm. Models served: {served}.", param="model"
+        )
         self.name = name
 
 
@@ -83,7 +85,11 @@ class NoPathError(SwarmError):
 
     def __init__(self, model: str, missing: Sequence[LayerSpan], why: str = "no live node holds") -> None:
         holes = ", ".join(span.described() for span in missing)
-        example = f" Start one with: python -m swarm join --bootstrap HOST:PORT --model {model} --layers {missing[0]}" if missing else ""
+        example = (
+            f" Start one with: python -m swarm join --bootstrap HOST:PORT --model {model} --layers {missing[0]}"
+            if missing
+            else ""
+        )
         super().__init__(f"{why} {holes or 'a full path'} of {model}.{example}")
         self.model = model
         self.missing = tuple(missing)

@@ -39,7 +39,9 @@ class LayerSpan(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     def __post_init__(self) -> None:
         if not 0 <= self.start < self.end <= _MAX_LAYERS:
-            raise ValueError(f"layers {self.start}:{self.end} are not a span: 0 <= start < end <= {_MAX_LAYERS}")
+            raise ValueError(
+                f"layers {self.start}:{self.end} are not a span: 0 <= start < end <= {_MAX_LAYERS}"
+            )
 
     def __len__(self) -> int:
         return self.end - self.start
@@ -62,7 +64,9 @@ class LayerSpan(msgspec.Struct, frozen=True, array_like=True, order=True):
         """Read ``A:B`` (half open). Raises ValueError that says what a span looks like."""
         match = re.fullmatch(r"(\d+):(\d+)", text.strip())
         if match is None:
-            raise ValueError(f"{text!r} is not a span of layers; write it as A:B, for example 0:15 for layers 0-14")
+            raise ValueError(
+                f"{text!r} is not a span of layers; write it as A:B, for example 0:15 for layers 0-14"
+            )
         return cls(int(match[1]), int(match[2]))
 
 
@@ -74,7 +78,9 @@ class ModelId(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     def __post_init__(self) -> None:
         if len(self.name) > _MAX_NAME or not _NAME.match(self.name):
-            raise ValueError(f"{self.name[:80]!r} is not a model name (letters, digits, '.', '_', '-' and one '/')")
+            raise ValueError(
+                f"{self.name[:80]!r} is not a model name (letters, digits, '.', '_', '-' and one '/')"
+            )
         if not _DIGEST.match(self.digest):
             raise ValueError("a model digest is 64 lower-case hex digits")
 
