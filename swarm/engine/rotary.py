@@ -44,8 +44,12 @@ class RotaryBySequence(nn.Module):
         return any("dynamic" in kind for kind in rope_types(self.rotary))
 
     def _forget_other_lengths(self) -> None:
+        """Undo what the rotary embedding keeps of the longest sequence it has seen."""
         for name in [name for name in vars(self.rotary) if name.endswith("max_seq_len_cached")]:
             setattr(self.rotary, name, self.rotary.original_max_seq_len)
+        for name, buffer in list(self.rotary.named_buffers(recurse=False)):
+            if name.endswith("original_inv_freq"):
+                self.rotary.register_buffer(name.replace("original_", ""), buffer.clone(), persistent=False)
 
 
 def rope_types(rotary: nn.Module) -> list[str]:
