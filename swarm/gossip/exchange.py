@@ -129,7 +129,8 @@ class Exchange:
             return
         if held.record.boot == mine.record.boot and held.version <= mine.version:
             return
-        if core.own.adopted(now):
+        overruled = core.own.overrule(held.record.incarnation, now)
+        if overruled is None:
             boot = held.record.boot.hex()
             core.emit(
                 OwnIdentityElsewhere(
@@ -137,7 +138,7 @@ class Exchange:
                 )
             )
         else:
-            core.reincarnate(held.record.incarnation, now)
+            core.reincarnate(overruled, now)
 
     def _find_proofs(self, message: Gossip) -> None:
         """Flag members of which this message carries two bodies of one version."""

@@ -29,7 +29,8 @@ LARGE_CHANGE_ROWS = 16
 MIN_INTERVAL_MEMBERS_A_SECOND = 50
 MAX_INTERVAL_MEMBERS_A_SECOND = 25
 ADOPTIONS_OF_THE_DEAD = 2
-"""An earlier process leaves one or two records to overrule; a live one answers each."""
+"""An earlier process leaves few records to overrule, in different views; a live one answers each overruling."""
+LEAP = 1000
 PATIENCE_OF_THE_ELDER = 6
 """Of two live processes with one key the newcomer is to notice first."""
 ELSEWHERE_SECONDS = 60.0
@@ -133,11 +134,17 @@ class OwnRecords:
             msgspec.structs.replace(self.record, incarnation=incarnation, sequence=self.record.sequence + 1)
         )
 
-    def adopted(self, now: float) -> bool:
-        """Note that another boot's record was overruled; True when that happens too often for a dead process."""
+    def overrule(self, incarnation: int, now: float) -> int | None:
+        """Return the incarnation to leave behind, because another boot signed ``incarnation`` with this key.
+
+        None if that happened too often for a dead process. After a first adoption the next ones leap, so that no older
+        record of a dead process that turns up later can look like an answer.
+        """
         self._adopted = [time for time in self._adopted if now - time < ELSEWHERE_SECONDS] + [now]
         newcomer = now - self._started < ELSEWHERE_SECONDS
-        return len(self._adopted) > (ADOPTIONS_OF_THE_DEAD if newcomer else PATIENCE_OF_THE_ELDER)
+        if len(self._adopted) > (ADOPTIONS_OF_THE_DEAD if newcomer else PATIENCE_OF_THE_ELDER):
+            return None
+        return incarnation if len(self._adopted) == 1 else incarnation + LEAP
 
     def set_load(self, figures: LoadFigures) -> None:
         self._figures = figures

@@ -42,6 +42,8 @@ class Course:
                 if not process.running and health in (Health.ALIVE, Health.SUSPECT):
                     found.append(f"{observer.name} holds the dead {name} for {health}")
             found += [f"{observer.name}: {error}" for error in observer.protocol_errors]
+            if observer.identity_elsewhere:
+                found.append(f"{observer.name} takes its own past for another process")
         return found
 
     def _fault(self) -> None:

@@ -239,11 +239,21 @@ def test_an_earlier_life_with_a_higher_incarnation_is_adopted(driven, peer):
     assert not any(isinstance(effect, OwnIdentityElsewhere) for effect in driven.done)
 
 
+def test_records_of_an_earlier_life_that_turn_up_one_after_the_other_are_no_other_process(driven, peer):
+    alice, earlier = peer("alice"), peer("me")
+    driven.link(alice)
+    for incarnation in range(1, 9):
+        driven.receive(alice, Gossip((earlier.static(incarnation, boot=b"olderone"),)))
+    assert decode_static(driven.membership.record().body).incarnation > 8
+    assert not any(isinstance(effect, OwnIdentityElsewhere) for effect in driven.done)
+
+
 def test_a_process_that_answers_every_incarnation_is_another_one(driven, peer):
     alice, copy = peer("alice"), peer("me")
     driven.link(alice)
-    for incarnation in (1, 3, 5):
-        driven.receive(alice, Gossip((copy.static(incarnation, boot=b"otherone"),)))
+    for _ in range(3):
+        mine = decode_static(driven.membership.record().body).incarnation
+        driven.receive(alice, Gossip((copy.static(mine + 1, boot=b"otherone"),)))
     assert any(isinstance(effect, OwnIdentityElsewhere) for effect in driven.done)
 
 
