@@ -15,6 +15,7 @@ import platform
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from dataclasses import asdict, dataclass, field
 from itertools import pairwise
@@ -261,6 +262,12 @@ def main() -> int:
     parser.add_argument("--dtype", default="bfloat16")
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--no-generate", action="store_true", help="leave transformers' generate out")
+    parser.add_argument(
+        "--drafts",
+        type=int,
+        default=0,
+        help="tokens guessed ahead; 0, since greedy text repeats itself more than people's",
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     result: dict[str, Any] = {
@@ -274,12 +281,17 @@ def main() -> int:
         "memory": {},
         "ready_seconds": {},
     }
+    settings = Path(tempfile.mkdtemp()) / "swarm.toml"
+    settings.write_text(f"[session]\ndraft_tokens = {args.drafts}\n")
     cells: dict[tuple[int, int, int], Cell] = {}
     prefill: list[float] = []
     for nodes in args.nodes:
         started = time.monotonic()
         doors = [True, *[False] * (nodes - 1)]
-        with swarm_of(SPLITS[nodes], doors=doors, dtype=args.dtype, threads=args.threads) as swarm:
+        extra = ["--config", str(settings)]
+        with swarm_of(
+            SPLITS[nodes], doors=doors, dtype=args.dtype, threads=args.threads, extra=extra
+        ) as swarm:
             result["ready_seconds"][nodes] = time.monotonic() - started
             wait_for(
                 "every span", lambda s=swarm, n=nodes: len(s.nodes[0].get("/swarm/state")[1]["members"]) == n
