@@ -10,7 +10,7 @@ import msgspec
 from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
-from swarm.api import catalog, chat, exchange, sse
+from swarm.api import catalog, chat, completions, exchange, sse
 from swarm.api.answers import Version
 from swarm.api.asking import Asking
 from swarm.api.edge import AsgiApp, Edge
@@ -19,7 +19,7 @@ from swarm.api.params import MAX_TIMEOUT_SECONDS, decimal
 from swarm.api.responses import handler as responses
 from swarm.api.responses.schemas import ResponsesBody
 from swarm.api.responses.store import ResponseStore
-from swarm.api.schemas import ChatBody, parse
+from swarm.api.schemas import ChatBody, CompletionBody, parse
 from swarm.config import ApiSettings
 from swarm.errors import RequestError, SwarmError
 from swarm.node.front import FrontDoor
@@ -53,6 +53,7 @@ class Routes:
     def register(self, app: Quart) -> None:
         routes: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
             ("POST", "/chat/completions", self.chat_completions),
+            ("POST", "/completions", self.completions),
             ("POST", "/responses", self.responses),
             ("GET", "/responses/<response_id>", self.stored_response),
             ("DELETE", "/responses/<response_id>", self.delete_response),
@@ -73,6 +74,13 @@ class Routes:
             return _stream(answer.events(), answer.route)
         completion = await answer.whole()
         return _json(completion, headers={"x-swarm-route": answer.route})
+
+    async def completions(self) -> Response:
+        body = parse(await _body(), CompletionBody)
+        answer = await completions.create(self._asking(), body)
+        if body.stream:
+            return _stream(answer.events(), answer.route)
+        return _json(await answer.whole(), headers={"x-swarm-route": answer.route})
 
     async def responses(self) -> Response:
         body = parse(await _body(), ResponsesBody)

@@ -72,22 +72,24 @@ class Asking:
         body: GenerationFields,
         model: ServedModel,
         tokenizer: ChatTokenizer,
-        prompt: Prompt,
+        prompts: Sequence[Prompt],
         text_for: Callable[[tuple[str, ...]], ChoiceText],
         *,
         choices: int = 1,
         top_logprobs: int | None = None,
         grammar: Grammar | None = None,
+        default_max_tokens: int | None = None,
     ) -> Answer:
-        """Reserve a path for every choice; ``text_for`` makes each one's text from its stop strings.
+        """Reserve a path for every choice of every prompt; ``text_for`` makes each one's text from its stop strings.
 
         Raises SwarmError; the client has seen nothing yet.
         """
-        if len(prompt.tokens) >= model.context_tokens:
-            raise ContextLengthError(len(prompt.tokens), model.context_tokens, prompt.param)
+        for prompt in prompts:
+            if len(prompt.tokens) >= model.context_tokens:
+                raise ContextLengthError(len(prompt.tokens), model.context_tokens, prompt.param)
         limits = limits_of(
             body,
-            default_max_tokens=self.settings.default_max_tokens,
+            default_max_tokens=default_max_tokens or self.settings.default_max_tokens,
             context_tokens=model.context_tokens,
             deadline_seconds=self.exchange.timeout_seconds or self.settings.request_seconds,
         )
@@ -97,7 +99,7 @@ class Asking:
         request = GenerationRequest(
             request_id=self.exchange.request_id,
             model=model.name,
-            prompt=prompt.tokens,
+            prompt=(),
             sampling=sampling,
             max_tokens=limits.max_tokens,
             ignore_eos=limits.ignore_eos,
@@ -108,8 +110,12 @@ class Asking:
         )
         return await open_answer(
             self.front,
-            [replace(request, sampling=replace(sampling, choice=index)) for index in range(choices)],
-            [text_for(limits.stop) for _ in range(choices)],
+            [
+                replace(request, prompt=prompt.tokens, sampling=replace(sampling, choice=index))
+                for prompt in prompts
+                for index in range(choices)
+            ],
+            [text_for(limits.stop) for _ in range(choices * len(prompts))],
             self.exchange.cleanup,
         )
 

@@ -163,7 +163,7 @@ async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
         body,
         model,
         tokenizer,
-        prompt,
+        [prompt],
         text_for,
         choices=choices,
         top_logprobs=top_logprobs,

@@ -33,6 +33,18 @@ class Splitter(Protocol):
     def finish(self) -> list[Part]: ...
 
 
+class PlainText:
+    """A splitter for text that is shown as it is."""
+
+    reasoning_pushes = 0
+
+    def push(self, text: str) -> list[Part]:
+        return [Part("content", text)] if text else []
+
+    def finish(self) -> list[Part]:
+        return []
+
+
 class _State(Enum):
     START = auto()
     REASONING = auto()

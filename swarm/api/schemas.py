@@ -109,6 +109,17 @@ class ChatBody(GenerationFields, kw_only=True):
     response_format: dict[str, Any] | None = None
 
 
+class CompletionBody(GenerationFields, kw_only=True):
+    """The body of POST /v1/completions. ``prompt``: a string, strings, token ids, or lists of token ids."""
+
+    prompt: Any
+    n: int | None = None
+    best_of: int | None = None
+    echo: bool | None = None
+    logprobs: int | None = None
+    suffix: str | None = None
+
+
 def parse(raw: bytes, body: type[T]) -> T:
     """Read a JSON body. Raises RequestError that names the field and what it should be."""
     try:

@@ -122,7 +122,7 @@ async def create(asking: Asking, body: ResponsesBody, store: ResponseStore) -> R
     grammar = await grammar_for(tokenizer, prompt, form, use)
     text_for = chat_text(tokenizer, prompt, use, logprobs=top_logprobs is not None, grammar=grammar)
     answer = await asking.open(
-        body, model, tokenizer, prompt, text_for, top_logprobs=top_logprobs, grammar=grammar
+        body, model, tokenizer, [prompt], text_for, top_logprobs=top_logprobs, grammar=grammar
     )
     response = _response(body, asking.exchange.request_id, tools)
     stored = store if response.store else None
