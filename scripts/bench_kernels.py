@@ -15,7 +15,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -80,12 +80,16 @@ class Stopwatch:
 class Bench:
     """The default model in one dtype, whole, in the engine and in transformers."""
 
-    def __init__(self, local: LocalModel, dtype: str) -> None:
+    def __init__(self, local: LocalModel, dtype: str, second_copy_bytes: int) -> None:
         span = LayerSpan(0, local.spec.layers)
         self.stage = Stage(
-            load_span(local.folder, span, dtype, attention=ATTENTION), span, torch_dtype(dtype), "cpu"
+            load_span(local.folder, span, dtype, attention=ATTENTION),
+            span,
+            torch_dtype(dtype),
+            "cpu",
+            second_copy_bytes,
         )
-        self.ends = Ends(load_ends(local.folder, dtype), torch_dtype(dtype), "cpu")
+        self.ends = Ends(load_ends(local.folder, dtype), torch_dtype(dtype), "cpu", second_copy_bytes)
         self.whole: Any = transformers.AutoModelForCausalLM.from_pretrained(
             local.folder, dtype=torch_dtype(dtype)
         )
@@ -129,7 +133,7 @@ def gaps(times: Sequence[float]) -> list[float]:
     return [after - before for before, after in pairwise(times)]
 
 
-def bench_products(bench: Bench, rounds: int) -> list[Row]:
+def bench_products(bench: Bench, rounds: int, second_copy: bool) -> list[Row]:
     """All fused products of the model at several row counts: packed against F.linear."""
     hidden = bench.stage.hidden_size
     config = bench.whole.config
@@ -140,7 +144,7 @@ def bench_products(bench: Bench, rounds: int) -> list[Row]:
     weights = [
         torch.randn(s, dtype=bench.stage.dtype) for _ in range(config.num_hidden_layers) for s in shapes
     ]
-    packed = [product(weight, None) for weight in weights]
+    packed = [product(weight, None, second_copy) for weight in weights]
     rows = []
     for count in (1, 4, 8, 16, 64, 512):
         row = Row(f"products, {count} rows (rows/s)", tokens=count)
@@ -173,10 +177,12 @@ def bench_prefill(bench: Bench, count: int, rounds: int) -> Row:
     return row
 
 
-async def bench_engine(local: LocalModel, bench: Bench, dtype: str, threads: int, rounds: int) -> Row:
+async def bench_engine(
+    local: LocalModel, bench: Bench, dtype: str, settings: EngineSettings, rounds: int
+) -> Row:
     """One stream through the compute thread's queues: what the engine's own hops cost."""
     row = Row("decode through Engine, 1 stream (tokens/s)")
-    engine = Engine(EngineSettings(threads=threads))
+    engine = Engine(settings)
     engine.start()
     span = LayerSpan(0, local.spec.layers)
     print(await engine.load_span(local, span, dtype), file=sys.stderr)
@@ -215,20 +221,28 @@ def main() -> None:
     parser.add_argument("--dtype", default="bfloat16", choices=["bfloat16", "float32"])
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=4, help="at least 3 for figures to be told to others")
+    parser.add_argument("--one-copy", action="store_true", help="no second copy of the weights for few rows")
     parser.add_argument("--skip-products", action="store_true")
     parser.add_argument("--json", type=Path, help="also write all samples to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    settings = EngineSettings(threads=options.threads)
+    if options.one_copy:
+        settings = replace(settings, second_copy_bytes=0)
     transformers.utils.logging.set_verbosity_error()
     local = ModelStore().find(options.model)
     if local is None:
         raise SystemExit(f"{options.model} is not on disk; scripts/demo obtains it")
     with torch.inference_mode():
-        bench = Bench(local, options.dtype)
-        rows = [] if options.skip_products else bench_products(bench, options.rounds)
+        bench = Bench(local, options.dtype, settings.second_copy_bytes)
+        rows = (
+            []
+            if options.skip_products
+            else bench_products(bench, options.rounds, settings.second_copy_bytes > 0)
+        )
         rows += [bench_decode(bench, streams, options.rounds) for streams in (1, 8)]
         rows.append(bench_prefill(bench, 512, options.rounds))
-    rows.append(asyncio.run(bench_engine(local, bench, options.dtype, options.threads, options.rounds)))
+    rows.append(asyncio.run(bench_engine(local, bench, options.dtype, settings, options.rounds)))
     print(f"{options.model} {options.dtype}, {options.threads} threads, torch {torch.__version__}, "
           f"transformers {transformers.__version__}; rates: slowest median fastest")  # fmt: skip
     for row in rows:
