@@ -95,6 +95,9 @@ class Node:
             incarnation=incarnation,
             rng=random.Random(os.urandom(16)),
             now=clock(),
+            other_swarm_ids=tuple(secret.swarm_id for secret in self._identity.keyring.secrets[1:]),
+            allow=frozenset(NodeId(node) for node in config.node.allow),
+            ban=frozenset(NodeId(node) for node in config.node.ban),
         )
         self._network = Network(
             key=self._identity.key,
