@@ -11,6 +11,19 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 
+class ErrorObject(msgspec.Struct):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ErrorAnswer(msgspec.Struct):
+    """The body of every answer that is not a success."""
+
+    error: ErrorObject
+
+
 class PromptTokensDetails(msgspec.Struct):
     cached_tokens: int = 0
     audio_tokens: int = 0

@@ -10,7 +10,7 @@ import msgspec
 from quart import Quart, Response, request
 from werkzeug.exceptions import HTTPException
 
-from swarm.api import catalog, chat, completions, exchange, sse
+from swarm.api import catalog, chat, completions, exchange, openapi, sse
 from swarm.api.answers import Version
 from swarm.api.asking import Asking
 from swarm.api.edge import AsgiApp, Edge
@@ -61,6 +61,7 @@ class Routes:
             ("GET", "/models/<path:model>", self.model),
             ("GET", "/health", self.health),
             ("GET", "/version", self.version),
+            ("GET", "/openapi.json", self.openapi),
         ]
         for method, path, handler in routes:
             for prefix in ("", "/v1"):
@@ -112,6 +113,9 @@ class Routes:
 
     async def version(self) -> Response:
         return _json(Version(self._version))
+
+    async def openapi(self) -> Response:
+        return _json(openapi.document(self._version))
 
     async def state(self) -> Response:
         current = exchange.current()

@@ -25,33 +25,30 @@ class SummaryText(msgspec.Struct):
     type: Literal["summary_text"] = "summary_text"
 
 
-class MessageItem(msgspec.Struct):
+class MessageItem(msgspec.Struct, tag_field="type", tag="message"):
     id: str
     status: ItemStatus
     content: list[OutputText]
     role: Literal["assistant"] = "assistant"
-    type: Literal["message"] = "message"
 
     @property
     def text(self) -> str:
         return "".join(part.text for part in self.content)
 
 
-class ReasoningItem(msgspec.Struct):
+class ReasoningItem(msgspec.Struct, tag_field="type", tag="reasoning"):
     id: str
     summary: list[SummaryText]
     status: ItemStatus
     encrypted_content: None = None
-    type: Literal["reasoning"] = "reasoning"
 
 
-class FunctionCallItem(msgspec.Struct):
+class FunctionCallItem(msgspec.Struct, tag_field="type", tag="function_call"):
     id: str
     call_id: str
     name: str
     arguments: str
     status: ItemStatus
-    type: Literal["function_call"] = "function_call"
 
 
 Item: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem

@@ -30,10 +30,18 @@ def _block(tools: Sequence[FunctionTool]) -> str:
     return (
         "You can call these functions:\n"
         f"{listed}\n\n"
-        "To call one, answer with nothing but a JSON object of this form:\n"
-        '{"name": "FUNCTION", "arguments": {"PARAMETER": "VALUE"}}\n'
+        "To call one, answer with nothing but a JSON object that has its name and its arguments, like this:\n"
+        f"{_example(tools[0])}\n"
         "When no function is needed, answer in plain text."
     )
+
+
+def _example(tool: FunctionTool) -> str:
+    """An example with real names: small models copy placeholders as they stand."""
+    properties = (tool.parameters or {}).get("properties")
+    names = list(properties) if isinstance(properties, dict) else []
+    example = {"name": tool.name, "arguments": dict.fromkeys(names, "...")}
+    return msgspec.json.encode(example).decode()
 
 
 def _plain(message: dict[str, Any]) -> dict[str, Any]:

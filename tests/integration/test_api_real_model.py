@@ -1,0 +1,92 @@
+"""The front door before the real model on three nodes: what only real logits can show."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import openai
+import pytest
+
+from tests.support.swarm_process import MODEL, SwarmProcesses
+
+pytestmark = [pytest.mark.real_model, pytest.mark.processes, pytest.mark.timeout(300)]
+
+SCHEMA: dict[str, Any] = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string", "maxLength": 20},
+        "degrees": {"type": "integer", "minimum": -50, "maximum": 50},
+        "sky": {"enum": ["clear", "cloudy"]},
+    },
+    "required": ["city", "degrees", "sky"],
+    "additionalProperties": False,
+}
+WEATHER: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
+
+
+@pytest.fixture
+def client(three_nodes: SwarmProcesses) -> openai.OpenAI:
+    return openai.OpenAI(base_url=three_nodes.nodes[0].url + "/v1", api_key="k", max_retries=0, timeout=120)
+
+
+def test_a_json_schema_answer_always_validates(client: openai.OpenAI) -> None:
+    form: Any = {"type": "json_schema", "json_schema": {"name": "weather", "schema": SCHEMA}}
+    answers = client.chat.completions.create(
+        model=MODEL, messages=WEATHER, response_format=form, n=4, seed=1, max_tokens=100
+    )
+    for choice in answers.choices:
+        assert choice.finish_reason == "stop"
+        answer = json.loads(choice.message.content or "")
+        assert list(answer) == ["city", "degrees", "sky"]
+        assert len(answer["city"]) <= 20
+        assert -50 <= answer["degrees"] <= 50
+        assert answer["sky"] in ("clear", "cloudy")
+
+
+def test_a_required_call_is_made_by_a_model_that_knows_no_tools(client: openai.OpenAI) -> None:
+    tools: list[Any] = [{"type": "function", "function": {"name": "get_weather", "parameters": SCHEMA}}]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=WEATHER, tools=tools, tool_choice="required", max_tokens=100
+    )
+    assert answer.choices[0].finish_reason == "tool_calls"
+    (call,) = answer.choices[0].message.tool_calls or ()
+    assert call.type == "function"
+    assert set(json.loads(call.function.arguments)) == {"city", "degrees", "sky"}
+
+
+def test_bytes_of_the_logprobs_join_to_the_text(client: openai.OpenAI) -> None:
+    messages: list[Any] = [{"role": "user", "content": "Write three emoji."}]
+    answer = client.chat.completions.create(
+        model=MODEL, messages=messages, temperature=0, max_tokens=12, logprobs=True, top_logprobs=3
+    )
+    choice = answer.choices[0]
+    assert choice.logprobs is not None
+    tokens = choice.logprobs.content or []
+    assert bytes(byte for token in tokens for byte in token.bytes or ()).decode() == choice.message.content
+    for token in tokens:
+        assert token.logprob == token.top_logprobs[0].logprob
+        assert token.top_logprobs == sorted(token.top_logprobs, key=lambda top: -top.logprob)
+
+
+def test_seeded_choices_are_the_same_again_and_on_every_door(
+    client: openai.OpenAI, three_nodes: SwarmProcesses
+) -> None:
+    def texts(asked: openai.OpenAI) -> list[str | None]:
+        answer = asked.chat.completions.create(model=MODEL, messages=WEATHER, n=3, seed=5, max_tokens=12)
+        return [choice.message.content for choice in answer.choices]
+
+    other = openai.OpenAI(base_url=three_nodes.nodes[2].url + "/v1", api_key="k", max_retries=0, timeout=120)
+    first = texts(client)
+    assert len(set(first)) == 3
+    assert texts(client) == first
+    assert texts(other) == first
+
+
+def test_both_text_apis_say_the_same_greedily(client: openai.OpenAI) -> None:
+    chat = client.chat.completions.create(model=MODEL, messages=WEATHER, temperature=0, max_tokens=16)
+    response = client.responses.create(
+        model=MODEL, input="What is the weather in Paris?", temperature=0, max_output_tokens=16
+    )
+    assert response.output_text == chat.choices[0].message.content
+    assert response.status == "incomplete"
