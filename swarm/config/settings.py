@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from swarm.config.knob import knob
 from swarm.types import DTYPES, Address, LayerSpan
 
+TOOL_FORMATS = ("hermes", "qwen3_coder", "llama3_json", "mistral", "harmony", "json")
 MIB = 1024 * 1024
 LOG_LEVELS = ("error", "warning", "info", "debug")
 
@@ -73,6 +74,17 @@ class ApiSettings:
     origins: tuple[str, ...] = knob((), "Web origins allowed to call the API (CORS); none by default.")
     max_body_bytes: int = knob(4 * MIB, "Larger request bodies are answered 413.")
     max_concurrent_per_key: int = knob(256, "More requests of one key at once are answered 429.")
+    tool_parser: str = knob(
+        "auto",
+        "How function calls are written in the models' text; auto: as the chat template teaches.",
+        choices=("auto", *TOOL_FORMATS),
+    )
+    buffer_tools: bool = knob(
+        False, "With tools, /v1/responses streams nothing before the answer is whole (the specification's letter)."
+    )
+    parallel_tool_calls: bool = knob(
+        False, "Let /v1/responses answer with several calls where a request allows it; else with one at most."
+    )
     default_max_tokens: int = knob(1000, "Tokens generated when a request names no limit.")
     queue_seconds: float = knob(10.0, "How long a request waits for room before it is answered 429.")
     request_seconds: float = knob(600.0, "A request's deadline when it names none.")
@@ -87,7 +99,15 @@ class EngineSettings:
     token_budget: int = knob(512, "Rows one forward pass may have: decode tokens first, then prefill chunks.")
     prefill_chunk: int = knob(256, "Tokens of a prompt sent as one step.")
     prefill_window: int = knob(4, "Such steps of one prompt under way at once, so that all hops work on it.")
+    second_copy_bytes: int = knob(
+        512 * MIB,
+        "Weights of up to so many bytes are also kept in the form that answers few streams fastest, "
+        "on CPUs where that gains more than 15 %; 0: never.",
+    )
     block_tokens: int = knob(16, "KV is reserved in blocks of so many tokens.")
+    prefix_share: float = knob(
+        0.5, "Part of the KV budget that ended sequences may keep for later prompts that begin alike; 0 keeps none."
+    )
     max_sessions_per_origin: int = knob(64, "Sessions one origin may hold open here.")
     max_origin_kv_share: float = knob(0.5, "Part of the KV budget one other origin may reserve.")
 

@@ -14,7 +14,7 @@ from swarm.models.loader import ModelEnds
 class Ends:
     """Embedding, final norm and head of one model, in one dtype."""
 
-    def __init__(self, ends: ModelEnds, dtype: torch.dtype, device: str) -> None:
+    def __init__(self, ends: ModelEnds, dtype: torch.dtype, device: str, second_copy_bytes: int = 0) -> None:
         self.dtype = dtype
         self.device = device
         self.hidden_size = ends.hidden_size
@@ -22,7 +22,8 @@ class Ends:
         self._ends = ends
         bias = None if ends.head_bias is None else ends.head_bias.to(device=device, dtype=dtype)
         self._norm = norm(ends.norm)
-        self._head = product(ends.head_weight.to(device=device, dtype=dtype), bias)
+        weight = ends.head_weight.to(device=device, dtype=dtype)
+        self._head = product(weight, bias, second_copy=weight.nbytes <= second_copy_bytes)
 
     @property
     def weight_bytes(self) -> int:

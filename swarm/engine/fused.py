@@ -24,7 +24,7 @@ _CHECK_TOKENS = 6
 class FusedLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): one product for q, k and v, one for gate and up."""
 
-    def __init__(self, layer: Any, index: int) -> None:
+    def __init__(self, layer: Any, index: int, second_copy: bool) -> None:
         super().__init__()
         attention = layer.self_attn
         mlp = layer.mlp
@@ -39,10 +39,10 @@ class FusedLayer(nn.Module):
         self._norm_heads = (
             (norm(attention.q_norm), norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
         )
-        self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj])
-        self._out = joined([attention.o_proj])
-        self._gate_up = joined([mlp.gate_proj, mlp.up_proj])
-        self._down = joined([mlp.down_proj])
+        self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj], second_copy)
+        self._out = joined([attention.o_proj], second_copy)
+        self._gate_up = joined([mlp.gate_proj, mlp.up_proj], second_copy)
+        self._down = joined([mlp.down_proj], second_copy)
         self._activation: Kernel = functional.silu if isinstance(mlp.act_fn, nn.SiLU) else mlp.act_fn
 
     def forward(
@@ -78,14 +78,16 @@ class FusedLayer(nn.Module):
         return self._out(mixed.reshape(1, rows, -1))
 
 
-def accelerate(layers: nn.ModuleList, rotary: nn.Module, layout: KVLayout, hidden_size: int) -> None:
+def accelerate(
+    layers: nn.ModuleList, rotary: nn.Module, layout: KVLayout, hidden_size: int, *, second_copy: bool
+) -> None:
     """Replace ``layers`` in place by fused ones where these give the same results, else speed up their parts."""
     for index, layer in enumerate(layers):
-        fused = FusedLayer(layer, index) if _has_llama_shape(layer) else None
+        fused = FusedLayer(layer, index, second_copy) if _has_llama_shape(layer) else None
         if fused is not None and _gives_the_same(fused, layer, rotary, layout, hidden_size):
             layers[index] = fused
         else:
-            replace_modules(layer)
+            replace_modules(layer, second_copy)
 
 
 def _has_llama_shape(layer: Any) -> bool:

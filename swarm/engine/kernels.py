@@ -6,7 +6,10 @@ the memory's speed on CPUs; oneDNN's prepacked ones, inside torch but not public
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +20,16 @@ Kernel = Callable[[torch.Tensor], torch.Tensor]
 
 _PACK_ROWS = 1
 """Batch hint of the packing: measured best for 1 to 8 rows, and no worse than plain products for hundreds."""
+
+_FEW_ROWS = 3
+"""Up to so many rows FBGEMM's float16 products are the faster ones, on CPUs where they are at all."""
+
+_HALF_TINIEST = 2.0**-25
+"""Half of the smallest number that float16 has: bfloat16 weights lose no more than that."""
+
+_MEASURED_COPIES = 12
+_MEASURED_ROUNDS = 4
+_WORTH_IT = 1.15
 
 _CHECK_ROWS = 3
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -38,22 +51,43 @@ def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
     return float((found.float() - wanted.float()).abs().max()) <= allowed
 
 
-def product(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
-    """Return x -> x @ weight.T + bias for a weight of [out, in], packed where that works."""
+def product(weight: torch.Tensor, bias: torch.Tensor | None, second_copy: bool = False) -> Kernel:
+    """Return x -> x @ weight.T + bias for a weight of [out, in], packed where that works.
+
+    ``second_copy`` allows another packed copy for products of few rows, where that is faster here.
+    """
 
     def plain(x: torch.Tensor) -> torch.Tensor:
         return functional.linear(x, weight, bias)
 
-    if weight.device.type != "cpu" or not torch.backends.mkldnn.is_available():
+    if weight.device.type != "cpu":
         return plain
+    many = _checked(_packed, plain, weight, bias) or plain
+    if not second_copy or not half_copies_are_faster(weight.dtype):
+        return many
+    few = _checked(_half_copy, plain, weight, bias)
+    if few is None:
+        return many
+
+    def by_rows(x: torch.Tensor) -> torch.Tensor:
+        return few(x) if x.shape[-2] <= _FEW_ROWS else many(x)
+
+    return by_rows
+
+
+def _checked(
+    make: Callable[[torch.Tensor, torch.Tensor | None], Kernel],
+    plain: Kernel,
+    weight: torch.Tensor,
+    bias: torch.Tensor | None,
+) -> Kernel | None:
+    """Return the kernel that ``make`` makes, or None where this torch or CPU has no such kernel that is right."""
+    probe = torch.linspace(-1, 1, _CHECK_ROWS * weight.shape[1]).sin().view(_CHECK_ROWS, -1).to(weight.dtype)
     try:
-        packed = _packed(weight, bias)
-        probe = (
-            torch.linspace(-1, 1, _CHECK_ROWS * weight.shape[1]).sin().view(_CHECK_ROWS, -1).to(weight.dtype)
-        )
-        return packed if same(packed(probe), plain(probe)) else plain
-    except (RuntimeError, AttributeError):  # not in this build of torch, or not for this CPU and dtype
-        return plain
+        kernel = make(weight, bias)
+        return kernel if same(kernel(probe), plain(probe)) else None
+    except (RuntimeError, AttributeError):
+        return None
 
 
 def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
@@ -69,7 +103,48 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
     return product_with_copy
 
 
-def joined(linears: Sequence[Linear]) -> Kernel:
+def _half_copy(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
+    """Return the product with FBGEMM's float16 copy of ``weight``, computed in float32 and rounded once.
+
+    Raises RuntimeError for weights that float16 does not hold as exactly as bfloat16 does.
+    """
+    dtype = weight.dtype
+    wide = weight.float()
+    lost = (wide.half().float() - wide).abs().max()
+    if dtype == torch.float32 or not lost <= _HALF_TINIEST:
+        raise RuntimeError("these weights don't fit float16")
+    copy = torch.ops.quantized.linear_prepack_fp16(wide, None if bias is None else bias.float())
+    run = torch.ops.quantized.linear_dynamic_fp16.default
+
+    def product_in_single(x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = run(x.float(), copy)
+        return out.to(dtype)
+
+    return product_in_single
+
+
+@cache
+def half_copies_are_faster(dtype: torch.dtype) -> bool:
+    """Measure, once a process, one-row products over more weights than the caches hold."""
+    if dtype == torch.float32:
+        return False
+    weight = torch.full((2048, 1024), 0.5, dtype=dtype)
+    try:
+        sides = [[make(weight, None) for _ in range(_MEASURED_COPIES)] for make in (_packed, _half_copy)]
+    except (RuntimeError, AttributeError):
+        return False
+    x = torch.ones(1, 1, 1024, dtype=dtype)
+    best = [math.inf, math.inf]
+    for _ in range(_MEASURED_ROUNDS):
+        for side, kernels in enumerate(sides):
+            began = time.perf_counter()
+            for kernel in kernels:
+                kernel(x)
+            best[side] = min(best[side], time.perf_counter() - began)
+    return best[1] * _WORTH_IT < best[0]
+
+
+def joined(linears: Sequence[Linear], second_copy: bool = False) -> Kernel:
     """Return one product that gives the results of ``linears`` side by side."""
     biases = [linear.bias for linear in linears]
     weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
@@ -81,7 +156,7 @@ def joined(linears: Sequence[Linear]) -> Kernel:
                 for b, linear in zip(biases, linears, strict=True)
             ]
         )
-    return product(weight.detach(), None if bias is None else bias.detach())
+    return product(weight.detach(), _detached(bias), second_copy)
 
 
 def norm(module: nn.Module) -> Kernel:
@@ -120,12 +195,13 @@ class FastModule(nn.Module):
         return self._kernel(x)
 
 
-def replace_modules(root: nn.Module) -> None:
+def replace_modules(root: nn.Module, second_copy: bool = False) -> None:
     """Replace the linear layers and norms below ``root`` by kernels, where they are faster."""
     for parent in list(root.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                setattr(parent, name, FastModule(product(child.weight.detach(), _detached(child.bias))))
+                kernel = product(child.weight.detach(), _detached(child.bias), second_copy)
+                setattr(parent, name, FastModule(kernel))
             elif type(child).__name__.endswith("RMSNorm"):
                 kernel = norm(child)
                 if kernel is not child:

@@ -36,7 +36,14 @@ class OpenSequence:
 class Stage:
     """Layers ``span`` of one model, ready to compute any part of them."""
 
-    def __init__(self, base: PreTrainedModel, span: LayerSpan, dtype: torch.dtype, device: str) -> None:
+    def __init__(
+        self,
+        base: PreTrainedModel,
+        span: LayerSpan,
+        dtype: torch.dtype,
+        device: str,
+        second_copy_bytes: int = 0,
+    ) -> None:
         self.span = span
         self.dtype = dtype
         self.device = device
@@ -47,7 +54,8 @@ class Stage:
         self.weight_bytes = sum(tensor.nbytes for tensor in base.parameters())
         self.layout = _probe(base, self.hidden_size, dtype, device)
         if not isinstance(base.rotary_emb, RotaryBySequence):
-            accelerate(base.layers, base.rotary_emb, self.layout, self.hidden_size)
+            twice = self.weight_bytes <= second_copy_bytes
+            accelerate(base.layers, base.rotary_emb, self.layout, self.hidden_size, second_copy=twice)
 
     def layout_of(self, part: LayerSpan) -> KVLayout:
         return self.layout.part(part.start - self.span.start, len(part))

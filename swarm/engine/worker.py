@@ -117,11 +117,14 @@ class Engine:
     def _build_stage(self, model: LocalModel, span: LayerSpan, dtype: str) -> Stage:
         with torch.inference_mode():
             base = load_span(model.folder, span, dtype, self._device, attention=ATTENTION)
-            return Stage(base, span, torch_dtype(dtype), self._device)
+            room = self._settings.second_copy_bytes - sum(self._weights.values())
+            return Stage(base, span, torch_dtype(dtype), self._device, room)
 
     def _build_ends(self, model: LocalModel, dtype: str) -> Ends:
         with torch.inference_mode():
-            return Ends(load_ends(model.folder, dtype, self._device), torch_dtype(dtype), self._device)
+            ends = load_ends(model.folder, dtype, self._device)
+            room = self._settings.second_copy_bytes - sum(self._weights.values())
+            return Ends(ends, torch_dtype(dtype), self._device, room)
 
     # Sequences: accounting here, memory on the compute thread
 
