@@ -171,15 +171,23 @@ async def rendered(
 
 
 def chat_text(
-    tokenizer: ChatTokenizer, prompt: Prompt, tools: ToolUse, *, logprobs: bool, grammar: Grammar | None
+    tokenizer: ChatTokenizer,
+    prompt: Prompt,
+    tools: ToolUse,
+    *,
+    logprobs: bool,
+    grammar: Grammar | None,
+    tool_parser: str = "auto",
 ) -> Callable[[tuple[str, ...]], ChoiceText]:
     """Return what makes a choice's text in the formats that this model's template teaches it.
 
     Under a grammar calls are bare JSON, whatever the template teaches.
     """
-    family = (
-        family_of(tokenizer.chat_template, takes_tools=tokenizer.takes_tools) if grammar is None else "json"
-    )
+    family = tool_parser
+    if grammar is not None:
+        family = "json"
+    elif tool_parser == "auto":
+        family = family_of(tokenizer.chat_template, takes_tools=tokenizer.takes_tools)
 
     def text_for(stops: tuple[str, ...]) -> ChoiceText:
         splitter: Splitter = ReasoningSplitter(inside=prompt.inside_reasoning)

@@ -158,7 +158,14 @@ async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
     tokenizer = await asking.front.tokenizer(model.name)
     prompt = await rendered(tokenizer, messages, tools, _template_options(body))
     grammar = await grammar_for(tokenizer, prompt, form, tools)
-    text_for = chat_text(tokenizer, prompt, tools, logprobs=top_logprobs is not None, grammar=grammar)
+    text_for = chat_text(
+        tokenizer,
+        prompt,
+        tools,
+        logprobs=top_logprobs is not None,
+        grammar=grammar,
+        tool_parser=asking.settings.tool_parser,
+    )
     answer = await asking.open(
         body,
         model,

@@ -80,7 +80,8 @@ class ApiSettings:
         choices=("auto", *TOOL_FORMATS),
     )
     buffer_tools: bool = knob(
-        False, "With tools, /v1/responses streams nothing before the answer is whole (the specification's letter)."
+        False,
+        "With tools, /v1/responses streams nothing before the answer is whole (the specification's letter).",
     )
     parallel_tool_calls: bool = knob(
         False, "Let /v1/responses answer with several calls where a request allows it; else with one at most."

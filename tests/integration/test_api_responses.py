@@ -306,3 +306,33 @@ async def test_logprobs_come_with_the_text_when_included() -> None:
     assert [len(token["top_logprobs"]) for token in tokens] == [1] * 4
     deltas = [data for name, data in events if name == "response.output_text.delta"]
     assert [len(data["logprobs"]) for data in deltas] == [1] * 4
+
+
+async def test_buffered_tools_stream_nothing_but_the_call_at_the_end() -> None:
+    front = FakeFrontDoor(script=lambda request: CALL)
+    async with serving(front, buffer_tools=True) as served:
+        events = transcript(await post(served, stream=True, tools=TOOLS))
+    async with serving(front) as served:
+        live = transcript(await post(served, stream=True, tools=TOOLS))
+    assert "response.output_text.delta" not in [name for name, _ in events]
+    assert [item["type"] for item in events[-1][1]["response"]["output"]] == ["function_call"]
+    assert [item["type"] for item in live[-1][1]["response"]["output"]] == ["message", "function_call"]
+
+
+async def test_several_calls_come_where_the_settings_and_the_request_allow_them() -> None:
+    front = FakeFrontDoor(script=lambda request: [*CALL, *CALL])
+    async with serving(front, parallel_tool_calls=True) as served:
+        two = (await post(served, tools=TOOLS)).json()
+        one = (await post(served, tools=TOOLS, parallel_tool_calls=False)).json()
+    assert [item["type"] for item in two["output"]] == ["function_call"] * 2
+    assert [item["type"] for item in one["output"]] == ["function_call"]
+
+
+async def test_the_settings_may_name_the_format_of_calls() -> None:
+    said = "<tool_call><function=get_weather><parameter=city>Rome</parameter></function></tool_call>"
+    front = FakeFrontDoor(script=lambda request: [said])
+    types = []
+    for parser in ("auto", "qwen3_coder"):
+        async with serving(front, tool_parser=parser) as served:
+            types += [item["type"] for item in (await post(served, tools=TOOLS)).json()["output"]]
+    assert types == ["message", "function_call"]

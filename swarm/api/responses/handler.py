@@ -12,17 +12,15 @@ from swarm.api import params, sse
 from swarm.api.asking import Asking, chat_text, grammar_for, new_id, rendered, template_kwargs
 from swarm.api.choices import Answer
 from swarm.api.errors import described
+from swarm.api.pieces import Piece
 from swarm.api.prompt import TemplateMessage
 from swarm.api.responses.conversation import input_messages, output_messages, with_instructions
 from swarm.api.responses.events import Event, ResponseBuilder
 from swarm.api.responses.objects import (
-    FunctionCallItem,
     InputTokensDetails,
-    MessageItem,
     OutputTokensDetails,
     ResponseObject,
     ResponseUsage,
-    joined_output,
 )
 from swarm.api.responses.schemas import ResponsesBody
 from swarm.api.responses.store import ResponseStore
@@ -44,6 +42,8 @@ class RunningResponse:
     conversation: list[TemplateMessage]
     store: ResponseStore | None
     scope: str
+    buffered: bool = False
+    """Stream nothing before the answer is whole, and a call in place of the message."""
 
     @property
     def route(self) -> str:
@@ -52,27 +52,20 @@ class RunningResponse:
     async def whole(self) -> ResponseObject:
         """Raises SwarmError when the answer could not be completed."""
         self.builder.start()
-        async for _, pieces in self.answer.pieces():
-            for piece in pieces or ():
-                self.builder.add(piece)
+        for piece in await self._all_pieces():
+            self.builder.add(piece)
         self._finish()
-        response = self.builder.response
-        if any(isinstance(item, FunctionCallItem) for item in response.output):
-            # The specification: a call takes the place of the message.
-            response.output = [item for item in response.output if not isinstance(item, MessageItem)]
-            response.output_text = joined_output(response.output)
-        return response
+        return self.builder.response
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yield server-sent events; ``response.failed``, and no ``[DONE]``, ends an answer that failed."""
         for event in self.builder.start():
             yield _encoded(event)
         try:
-            async with aclosing(self.answer.pieces()) as running:
-                async for _, pieces in running:
-                    for piece in pieces or ():
-                        for event in self.builder.add(piece):
-                            yield _encoded(event)
+            async with aclosing(self._pieces()) as running:
+                async for piece in running:
+                    for event in self.builder.add(piece):
+                        yield _encoded(event)
         except SwarmError as exc:
             _log.warning("%s failed while streaming: %s", self.builder.response.id, exc)
             code = "rate_limit_exceeded" if isinstance(exc, OverloadedError) else "server_error"
@@ -82,6 +75,22 @@ class RunningResponse:
         for event in self._finish():
             yield _encoded(event)
         yield sse.DONE
+
+    async def _pieces(self) -> AsyncGenerator[Piece, None]:
+        if self.buffered:
+            for piece in await self._all_pieces():
+                yield piece
+            return
+        async with aclosing(self.answer.pieces()) as running:
+            async for _, pieces in running:
+                for piece in pieces or ():
+                    yield piece
+
+    async def _all_pieces(self) -> list[Piece]:
+        """Return the whole answer; a call takes the place of the message, as the specification says."""
+        whole = [piece async for _, pieces in self.answer.pieces() for piece in pieces or ()]
+        called = any(piece.call is not None for piece in whole)
+        return [piece for piece in whole if piece.kind != "content" or not called]
 
     def _finish(self) -> list[Event]:
         answer = self.answer
@@ -111,8 +120,10 @@ async def create(asking: Asking, body: ResponsesBody, store: ResponseStore) -> R
     if body.previous_response_id is not None:
         conversation = [*store.conversation(scope, body.previous_response_id), *conversation]
     tools = tools_of(body.tools, nested=False)
-    # At most one call a response, whatever parallel_tool_calls says: the specification's rule.
-    use = ToolUse(tools, choice_of(body.tool_choice, tools), parallel=False)
+    settings = asking.settings
+    # At most one call a response, whatever the request says, is the specification's rule.
+    parallel = settings.parallel_tool_calls and body.parallel_tool_calls is not False
+    use = ToolUse(tools, choice_of(body.tool_choice, tools), parallel=parallel)
     form = format_of(body.text.format if body.text else None, "text.format", nested=False)
     top_logprobs = _top_logprobs(body)
     model = asking.model(body.model)
@@ -120,13 +131,21 @@ async def create(asking: Asking, body: ResponsesBody, store: ResponseStore) -> R
     messages = with_instructions(body.instructions, conversation)
     prompt = await rendered(tokenizer, messages, use, template_kwargs(body.chat_template_kwargs), "input")
     grammar = await grammar_for(tokenizer, prompt, form, use)
-    text_for = chat_text(tokenizer, prompt, use, logprobs=top_logprobs is not None, grammar=grammar)
+    text_for = chat_text(
+        tokenizer,
+        prompt,
+        use,
+        logprobs=top_logprobs is not None,
+        grammar=grammar,
+        tool_parser=settings.tool_parser,
+    )
     answer = await asking.open(
         body, model, tokenizer, [prompt], text_for, top_logprobs=top_logprobs, grammar=grammar
     )
     response = _response(body, asking.exchange.request_id, tools)
     stored = store if response.store else None
-    return RunningResponse(answer, ResponseBuilder(response, new_id), conversation, stored, scope)
+    buffered = use.active and settings.buffer_tools
+    return RunningResponse(answer, ResponseBuilder(response, new_id), conversation, stored, scope, buffered)
 
 
 def _top_logprobs(body: ResponsesBody) -> int | None:

@@ -46,7 +46,7 @@ def family_of(template: str | None, *, takes_tools: bool) -> Family:
     return "llama3_json" if "<|python_tag|>" in text else "json"
 
 
-def parser_for(family: Family, tools: Sequence[FunctionTool]) -> ToolParser:
+def parser_for(family: str, tools: Sequence[FunctionTool]) -> ToolParser:
     """Return a new parser. Harmony's calls are told apart before the text gets here."""
     if family == "hermes":
         return hermes()
