@@ -27,6 +27,9 @@ _FEW_ROWS = 3
 _HALF_TINIEST = 2.0**-25
 """Half of the smallest number that float16 has: bfloat16 weights lose no more than that."""
 
+_CHECKED_AT_ONCE = 1024
+"""Rows of a weight that are compared at once, to keep temporary copies small."""
+
 _MEASURED_COPIES = 12
 _MEASURED_ROUNDS = 4
 _WORTH_IT = 1.15
@@ -54,15 +57,14 @@ def same(found: torch.Tensor, wanted: torch.Tensor) -> bool:
 def product(weight: torch.Tensor, bias: torch.Tensor | None, second_copy: bool = False) -> Kernel:
     """Return x -> x @ weight.T + bias for a weight of [out, in], packed where that works.
 
+    On a CPU the result keeps no reference to ``weight``, whose memory may be a mapped file's.
+
     ``second_copy`` allows another packed copy for products of few rows, where that is faster here.
     """
-
-    def plain(x: torch.Tensor) -> torch.Tensor:
-        return functional.linear(x, weight, bias)
-
     if weight.device.type != "cpu":
-        return plain
-    many = _checked(_packed, plain, weight, bias) or plain
+        return _plain(weight, bias)
+    plain = _plain(weight, bias)
+    many = _checked(_packed, plain, weight, bias) or _plain(weight.clone(), bias)
     if not second_copy or not half_copies_are_faster(weight.dtype):
         return many
     few = _checked(_half_copy, plain, weight, bias)
@@ -73,6 +75,13 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None, second_copy: bool =
         return few(x) if x.shape[-2] <= _FEW_ROWS else many(x)
 
     return by_rows
+
+
+def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
+    def product_by_torch(x: torch.Tensor) -> torch.Tensor:
+        return functional.linear(x, weight, bias)
+
+    return product_by_torch
 
 
 def _checked(
@@ -109,11 +118,9 @@ def _half_copy(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
     Raises RuntimeError for weights that float16 does not hold as exactly as bfloat16 does.
     """
     dtype = weight.dtype
-    wide = weight.float()
-    lost = (wide.half().float() - wide).abs().max()
-    if dtype == torch.float32 or not lost <= _HALF_TINIEST:
+    if dtype == torch.float32 or not all(_fits_half(rows) for rows in weight.split(_CHECKED_AT_ONCE)):
         raise RuntimeError("these weights don't fit float16")
-    copy = torch.ops.quantized.linear_prepack_fp16(wide, None if bias is None else bias.float())
+    copy = torch.ops.quantized.linear_prepack_fp16(weight.float(), None if bias is None else bias.float())
     run = torch.ops.quantized.linear_dynamic_fp16.default
 
     def product_in_single(x: torch.Tensor) -> torch.Tensor:
@@ -121,6 +128,10 @@ def _half_copy(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
         return out.to(dtype)
 
     return product_in_single
+
+
+def _fits_half(rows: torch.Tensor) -> bool:
+    return bool((rows.half().to(rows.dtype) - rows).abs().max() <= _HALF_TINIEST)
 
 
 @cache
@@ -166,7 +177,7 @@ def norm(module: nn.Module) -> Kernel:
     if weight is None or weight.dim() != 1 or not isinstance(eps, float):
         return module
     shape = tuple(weight.shape)
-    scale = weight.detach()
+    scale = weight.detach().clone()
 
     def whole(x: torch.Tensor) -> torch.Tensor:
         return functional.rms_norm(x, shape, scale, eps)
@@ -209,4 +220,4 @@ def replace_modules(root: nn.Module, second_copy: bool = False) -> None:
 
 
 def _detached(tensor: torch.Tensor | None) -> torch.Tensor | None:
-    return None if tensor is None else tensor.detach()
+    return None if tensor is None else tensor.detach().clone()

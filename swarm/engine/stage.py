@@ -56,6 +56,8 @@ class Stage:
         if not isinstance(base.rotary_emb, RotaryBySequence):
             twice = self.weight_bytes <= second_copy_bytes
             accelerate(base.layers, base.rotary_emb, self.layout, self.hidden_size, second_copy=twice)
+        for parameter in base.parameters():
+            parameter.data = parameter.data.clone()  # the file's pages go when nothing refers to them
 
     def layout_of(self, part: LayerSpan) -> KVLayout:
         return self.layout.part(part.start - self.span.start, len(part))

@@ -31,6 +31,7 @@ from swarm.engine.jobs import (
     StepJob,
 )
 from swarm.engine.kv_pool import KVBudget, KVLayout, floor_of
+from swarm.engine.memory import release_freed_memory
 from swarm.engine.stage import Stage
 from swarm.errors import EngineError, ModelError
 from swarm.models.loader import load_ends, load_span, torch_dtype
@@ -85,6 +86,7 @@ class Engine:
         """Read ``span``, measure it and make it usable. Raises ModelError."""
         async with self._loading:
             stage = await asyncio.to_thread(self._build_stage, model, span, dtype)
+            await asyncio.to_thread(release_freed_memory)
         key = (model.id, span)
         seconds = await self._call(lambda core: _install_stage(core, key, stage))
         self._layouts[key] = stage.layout
@@ -110,6 +112,7 @@ class Engine:
         """Read embedding, norm and head, measure them and make them usable. Raises ModelError."""
         async with self._loading:
             ends = await asyncio.to_thread(self._build_ends, model, dtype)
+            await asyncio.to_thread(release_freed_memory)
         seconds = await self._call(lambda core: _install_ends(core, model.id, ends))
         self._weights[model.id] = ends.weight_bytes
         return LoadedEnds(model.id, dtype, ends.weight_bytes, seconds)
