@@ -65,8 +65,37 @@ class ComputeCore:
 
     def open(self, key: SequenceKey, stage: StageKey, part: LayerSpan, tokens: int, asked: int) -> None:
         """Begin an empty sequence of at most ``tokens``; ``asked`` is what it was opened for, unrounded."""
+        self._open(key, stage, part, tokens, asked)
+
+    def _open(
+        self, key: SequenceKey, stage: StageKey, part: LayerSpan, tokens: int, asked: int
+    ) -> OpenSequence:
         self.close(key)
-        self._sequences[key] = (stage, OpenSequence(part, tokens, asked))
+        sequence = OpenSequence(part, tokens, asked)
+        self._sequences[key] = (stage, sequence)
+        return sequence
+
+    def keep(self, key: SequenceKey, kept: SequenceKey, tokens: int) -> None:
+        """End a sequence, but keep its first ``tokens`` tokens as ``kept``."""
+        known = self._sequences.get(key)
+        if known is not None and known[1].kv is not None:
+            known[1].kv.truncate(tokens)
+            self._sequences[kept] = self._sequences.pop(key)
+        self.close(key)
+
+    def open_from(
+        self, key: SequenceKey, source: SequenceKey, tokens: int, asked: int, *, length: int, take_over: bool
+    ) -> None:
+        """Begin a sequence with the first ``length`` tokens of a kept one, which ends if it is taken over."""
+        stage, kept = self._sequences[source]
+        sequence = self._open(key, stage, kept.part, tokens, asked)
+        if take_over:
+            sequence.kv = self._sequences.pop(source)[1].kv
+            if sequence.kv is not None:
+                sequence.kv.truncate(length)
+        elif kept.kv is not None:
+            sequence.kv = self.stages[stage].new_kv(kept.part, tokens)
+            sequence.kv.copy_beginning(kept.kv, length)
 
     def grow(self, key: SequenceKey, tokens: int) -> None:
         if key in self._sequences:

@@ -140,4 +140,6 @@ class EngineStats:
     rows: int
     busy_seconds: float
     weight_bytes: int = 0
+    kv_kept_bytes: int = 0
+    """Part of the used bytes that ended sequences hold for later ones; it makes room when that is needed."""
     spans: tuple[tuple[ModelId, LayerSpan], ...] = field(default=())

@@ -109,15 +109,26 @@ class KVBudget:
         """Return the layout ``key`` was reserved with. Raises KeyError for a key that holds nothing."""
         return self._held[key].layout
 
+    def bytes_of(self, key: SequenceKey) -> int:
+        """Return the bytes promised to ``key``. Raises KeyError for a key that holds nothing."""
+        return self._held[key].reserved_bytes
+
+    def hand_over(self, old: SequenceKey, new: SequenceKey) -> None:
+        """Let ``new`` hold what ``old`` held. Raises KeyError for a key that holds nothing."""
+        self._held[new] = self._held.pop(old)
+
     def release(self, key: SequenceKey) -> None:
         """Give back what ``key`` holds; a key that holds nothing is ignored."""
         held = self._held.pop(key, None)
         if held is not None:
             self.used_bytes -= held.reserved_bytes
 
-    def free_tokens(self, layout: KVLayout) -> int:
-        """Return the tokens, in whole blocks, that one more sequence could surely get."""
-        tokens = (self.budget_bytes - self.used_bytes) // max(layout.bytes_per_token, 1)
+    def free_tokens(self, layout: KVLayout, spare_bytes: int = 0) -> int:
+        """Return the tokens, in whole blocks, that one more sequence could surely get.
+
+        ``spare_bytes`` are in use by what would make room.
+        """
+        tokens = (self.budget_bytes - self.used_bytes + spare_bytes) // max(layout.bytes_per_token, 1)
         return max(0, tokens // self._block_tokens * self._block_tokens)
 
 
@@ -211,6 +222,12 @@ class SequenceKV:
         if length == 0:
             for slab in self._slabs:
                 slab.base = 0
+        self.length = length
+
+    def copy_beginning(self, other: SequenceKV, length: int) -> None:
+        """Begin with the first ``length`` tokens of a sequence of the same layout, none of whose are forgotten."""
+        for own, theirs in zip(self._slabs, other._slabs, strict=True):
+            own.data[:, :, :, :length] = theirs.data[:, :, :, :length]
         self.length = length
 
     def append_views(self, count: int) -> list[LayerViews]:

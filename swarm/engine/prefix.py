@@ -7,7 +7,7 @@ copies its beginning where most of the entry would be lost.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from swarm.engine.jobs import SequenceKey
@@ -15,7 +15,7 @@ from swarm.engine.jobs import SequenceKey
 TAKE_OVER_SHARE = 0.5
 """An entry is taken over when at least that part of it is the new sequence's prefix, else its prefix is copied."""
 
-Scope = Hashable
+Scope = tuple[Hashable, ...]
 """What must be equal before names are compared: who named the blocks, and which layers computed them."""
 
 
@@ -66,15 +66,18 @@ class PrefixIndex:
                 return Hit(kept.key, tokens, tokens >= TAKE_OVER_SHARE * kept.tokens)
         return None
 
-    def drop(self, key: SequenceKey) -> None:
-        kept = self._kept.pop(key, None)
-        if kept is None:
-            return
+    def pop(self, key: SequenceKey) -> Kept:
+        """Forget an entry and return it. Raises KeyError for one that is not kept."""
+        kept = self._kept.pop(key)
         for name in kept.names:
             keys = self._places[kept.scope, name]
             keys.remove(key)
             if not keys:
                 del self._places[kept.scope, name]
+        return kept
+
+    def keys_where(self, wanted: Callable[[Scope], bool]) -> list[SequenceKey]:
+        return [kept.key for kept in self._kept.values() if wanted(kept.scope)]
 
     def oldest(self) -> SequenceKey | None:
         """Return the entry to evict first."""

@@ -10,7 +10,7 @@ import queue
 import statistics
 import threading
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
 from typing import TypeAlias, TypeVar
 
@@ -32,6 +32,7 @@ from swarm.engine.jobs import (
 )
 from swarm.engine.kv_pool import KVBudget, KVLayout, floor_of
 from swarm.engine.memory import release_freed_memory
+from swarm.engine.prefix_cache import PrefixCache
 from swarm.engine.stage import Stage
 from swarm.errors import EngineError, ModelError
 from swarm.models.loader import load_ends, load_span, torch_dtype
@@ -52,6 +53,7 @@ class Engine:
         self._settings = settings
         self._device = device
         self._budget = KVBudget(settings.kv_bytes or default_kv_bytes(), settings.block_tokens)
+        self._cache = PrefixCache(self._budget, settings.prefix_share)
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._results: asyncio.Queue[list[Result] | None] = asyncio.Queue()
         self._thread: threading.Thread | None = None
@@ -104,6 +106,7 @@ class Engine:
     async def unload_span(self, model: ModelId, span: LayerSpan) -> None:
         """Forget ``span``; steps of sequences that use it fail. The caller closes those sequences."""
         key = (model, span)
+        self._end(self._cache.forget_stage(key))
         self._layouts.pop(key, None)
         self._weights.pop(key, None)
         await self._call(lambda core: core.drop_stage(key))
@@ -131,21 +134,42 @@ class Engine:
 
     # Sequences: accounting here, memory on the compute thread
 
-    def open(self, key: SequenceKey, model: ModelId, span: LayerSpan, kv_tokens: int) -> None:
-        """Reserve room for a new, empty sequence through ``span``; an open one of that key is closed first.
+    def open(
+        self,
+        key: SequenceKey,
+        model: ModelId,
+        span: LayerSpan,
+        kv_tokens: int,
+        *,
+        scope: Hashable = None,
+        blocks: Sequence[bytes] = (),
+    ) -> int:
+        """Reserve room for a new sequence through ``span``; an open one of that key is closed first.
 
-        ``span`` may be part of a loaded span. Raises ModelError when no loaded span covers it, KVFullError.
+        ``span`` may be part of a loaded span. ``blocks`` name the sequence's leading blocks within ``scope``; the
+        result is how many leading tokens are there already, from a sequence that was closed with equal names.
+        Raises ModelError when no loaded span covers it, KVFullError.
         """
         stage = self._stage_for(model, span)
         layout = self._layouts[stage].part(span.start - stage[1].start, len(span))
         self.close(key)
-        tokens = self._budget.reserve(key, layout, kv_tokens)
-        self._highest[key] = 0
-        self._commands.put(lambda core: core.open(key, stage, span, tokens, kv_tokens))
+        opening = self._cache.open(key, (scope, stage, span), layout, kv_tokens, blocks)
+        self._end(opening.evicted)
+        self._highest[key] = opening.hit_tokens
+        source, tokens, hit = opening.source, opening.tokens, opening.hit_tokens
+        if source is None:
+            self._commands.put(lambda core: core.open(key, stage, span, tokens, kv_tokens))
+        else:
+            taken = opening.take_over
+            self._commands.put(
+                lambda core: core.open_from(key, source, tokens, kv_tokens, length=hit, take_over=taken)
+            )
+        return hit
 
     def grow(self, key: SequenceKey, kv_tokens: int) -> None:
         """Reserve room for ``kv_tokens`` in all. Raises KVFullError, EngineError for a key that isn't open."""
-        tokens = self._budget.reserve(key, self._layout_of(key), kv_tokens)
+        tokens, evicted = self._cache.reserve(key, self._layout_of(key), kv_tokens)
+        self._end(evicted)
         self._commands.put(lambda core: core.grow(key, tokens))
 
     def truncate(self, key: SequenceKey, length: int) -> None:
@@ -160,12 +184,29 @@ class Engine:
         """Return the shortest length that ``truncate`` can reach: 0, unless window layers forgot the start."""
         return floor_of(self._layout_of(key), self._highest[key])
 
-    def close(self, key: SequenceKey) -> None:
-        """Free the sequence; its waiting steps end with an error. A key that isn't open is ignored."""
-        if key in self._budget:
-            self._budget.release(key)
-            self._highest.pop(key, None)
+    def close(self, key: SequenceKey, blocks: Sequence[bytes] = ()) -> None:
+        """Free the sequence; its waiting steps end with an error. A key that isn't open is ignored.
+
+        With ``blocks``, the names of its leading blocks, those are kept for later sequences while there is room.
+        """
+        if key not in self._budget:
+            return
+        highest = self._highest.pop(key, 0)
+        kept = None
+        if blocks and floor_of(self._layout_of(key), highest) == 0:
+            kept, evicted = self._cache.keep(key, blocks)
+            self._end(evicted)
+        if kept is None:
+            self._cache.release(key)
             self._commands.put(lambda core: core.close(key))
+        else:
+            kept_key, tokens = kept
+            self._commands.put(lambda core: core.keep(key, kept_key, tokens))
+
+    def _end(self, keys: Iterable[SequenceKey]) -> None:
+        """Free kept sequences that had to make room."""
+        for key in keys:
+            self._commands.put(lambda core, key=key: core.close(key))  # type: ignore[misc]
 
     def submit(self, job: StepJob | EmbedJob | SampleJob) -> None:
         """Queue ``job``; its result comes out of ``results``, with an error in it if it can't be done."""
@@ -187,7 +228,8 @@ class Engine:
     def free_kv_tokens(self, model: ModelId, span: LayerSpan) -> int:
         """Return the tokens one more sequence through ``span`` could surely reserve. Raises ModelError."""
         stage = self._stage_for(model, span)
-        return self._budget.free_tokens(self._layouts[stage].part(span.start - stage[1].start, len(span)))
+        layout = self._layouts[stage].part(span.start - stage[1].start, len(span))
+        return self._budget.free_tokens(layout, spare_bytes=self._cache.kept_bytes)
 
     def stats(self) -> EngineStats:
         """Return what the engine holds and has done since its start."""
@@ -195,7 +237,8 @@ class Engine:
         return EngineStats(
             kv_budget_bytes=self._budget.budget_bytes,
             kv_used_bytes=self._budget.used_bytes,
-            sequences=len(self._budget),
+            sequences=len(self._budget) - len(self._cache),
+            kv_kept_bytes=self._cache.kept_bytes,
             queued_jobs=self._core.queued + self._commands.qsize(),
             steps=counters.steps,
             rows=counters.rows,

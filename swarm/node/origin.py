@@ -21,6 +21,7 @@ from swarm.routing.path import Path, PathRequest, find_path
 from swarm.routing.placement import missing_layers
 from swarm.sessions.effects import ChosenPath, Edge, FindPath, Send, Shun
 from swarm.sessions.origin import OriginSession, Request
+from swarm.sessions.prefix import PrefixNames
 from swarm.types import ModelId, NodeId, SessionId
 
 if TYPE_CHECKING:
@@ -68,6 +69,7 @@ class Origin:
         self._shunned: dict[Edge, _Shunned] = {}
         self._first_seen: dict[ModelId, int] = {}
         self._renewed_at = 0.0
+        self._secret = os.urandom(32)
         self._private = private_layers(config.model.private_layers)
 
     @property
@@ -131,6 +133,9 @@ class Origin:
             self._config.session,
             self._config.engine,
             now,
+            PrefixNames(self._secret, f"{local.id}|{request.scope}")
+            if self._config.engine.prefix_share
+            else None,
         )
         sampler = Sampler(request.sampling, prompt=request.prompt, mask=mask)
         generation = RunningGeneration(core, sampler, tokenizer.detokenizer(request.prompt), self)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, cast, get_args
 
 from swarm.engine.jobs import StepJob, StepResult
 from swarm.errors import EngineError, KVFullError, LinkDownError, ModelError, SwarmError
+from swarm.protocol.limits import PREFIX_BLOCK_TOKENS
 from swarm.protocol.messages import (
     Busy,
     CloseSession,
@@ -91,13 +92,21 @@ class StageService:
         if self.draining:
             self._answer(sender, refusal(message, "draining"))
             return
+        hit_tokens = 0
         try:
             if decision.known:
                 self._grow(decision.key, message.kv_tokens)
                 self._engine.truncate(decision.key, decision.keep)
             else:
                 hop = message.hops[message.index]
-                self._engine.open(decision.key, message.model, hop.span, message.kv_tokens)
+                hit_tokens = self._engine.open(
+                    decision.key,
+                    message.model,
+                    hop.span,
+                    message.kv_tokens,
+                    scope=(message.origin, message.dtype),
+                    blocks=message.blocks,
+                )
                 self._reserved[decision.key] = message.kv_tokens
         except KVFullError as exc:
             self._answer(
@@ -107,7 +116,7 @@ class StageService:
         except ModelError as exc:
             self._answer(sender, refusal(message, "no_model", str(exc)))
             return
-        opened = self._sessions.admitted(decision, message, self._clock())
+        opened = self._sessions.admitted(decision, message, self._clock(), hit_tokens=hit_tokens)
         session = self._sessions.get(decision.key)
         if session is None or self._bus.linked(session.downstream):
             self._answer(sender, opened)
@@ -171,7 +180,9 @@ class StageService:
         self._sessions.renew(sender, message, self._clock())
 
     def on_close(self, sender: NodeId, message: CloseSession) -> None:
-        self._release(self._sessions.close(sender, message))
+        for session in self._sessions.close(sender, message):
+            if self._reserved.pop(session.key, None) is not None:
+                self._engine.close(session.key, message.blocks[: session.settled // PREFIX_BLOCK_TOKENS])
 
     # --- results ---
 

@@ -72,3 +72,9 @@ CLOSE_REASONS: dict[int, str] = {
 
 GRACEFUL_CODES = frozenset({CloseCode.SELF, CloseCode.SECOND_LINK, CloseCode.OVERLAY})
 """Closes that say nothing against the peer's health."""
+
+PREFIX_BLOCK_TOKENS = 32
+"""Prefixes are named, kept and found again in blocks of so many tokens."""
+PREFIX_NAME_BYTES = 16
+MAX_PREFIX_BLOCKS = 2048
+"""More names would not fit a frame's header; the tokens behind them are computed again."""

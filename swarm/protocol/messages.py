@@ -245,6 +245,8 @@ class CloseSession(Message, frozen=True, tag="cs"):
     origin: NodeId
     session: SessionId
     epoch: int
+    blocks: tuple[bytes, ...] = ()
+    """Names of the session's leading blocks, under which the hop may keep their KV for a later session."""
 
 
 class Drain(Message, frozen=True, tag="dr"):

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from swarm.errors import ProtocolError
+from swarm.protocol.limits import MAX_PREFIX_BLOCKS, PREFIX_NAME_BYTES
 from swarm.protocol.messages import (
     CloseSession,
     Hop,
@@ -61,6 +62,11 @@ class HopSession:
     @property
     def is_last(self) -> bool:
         return self.key.place == len(self.hops) - 1
+
+    @property
+    def settled(self) -> int:
+        """How many leading tokens' KV is computed, whatever is still queued."""
+        return min((step.position for step, _ in self.pending.values()), default=self.length)
 
     @property
     def upstream(self) -> NodeId:
@@ -139,6 +145,7 @@ class HopSessions:
             raise ProtocolError("OpenSession with a hop index outside its hops")
         if not (message.keep >= 0 and 0 < message.kv_tokens <= MAX_KV_TOKENS and len(message.session) == 16):
             raise ProtocolError("OpenSession with sizes out of range")
+        _check_names(message.blocks)
         hop = message.hops[message.index]
         key = HopKey(message.origin, message.session, message.index)
         if hop.node != self._node or hop.boot != self._boot:
@@ -153,8 +160,9 @@ class HopSessions:
         keep = min(message.keep, known.length) if known else 0
         return Admit(key, keep, known is not None)
 
-    def admitted(self, admit: Admit, message: OpenSession, now: float) -> Opened:
-        """Record an admission whose KV is reserved; return the answer for the origin."""
+    def admitted(self, admit: Admit, message: OpenSession, now: float, *, hit_tokens: int = 0) -> Opened:
+        """Record an admission whose KV is reserved, of which ``hit_tokens`` are filled already."""
+        length = max(admit.keep, hit_tokens)
         self._sessions[admit.key] = HopSession(
             key=admit.key,
             epoch=message.epoch,
@@ -162,9 +170,9 @@ class HopSessions:
             dtype=message.dtype,
             hops=message.hops,
             lease_until=now + self._lease_seconds,
-            length=admit.keep,
+            length=length,
         )
-        return Opened(message.origin, message.session, message.epoch, admit.keep, index=message.index)
+        return Opened(message.origin, message.session, message.epoch, length, hit_tokens, index=message.index)
 
     def step(self, sender: NodeId, message: Step, now: float) -> StepDecision:
         """Decide about a Step. Raises ProtocolError for one that its sender may not send."""
@@ -209,16 +217,19 @@ class HopSessions:
             if session.key.origin == sender and session.key.session in wanted:
                 session.lease_until = now + self._lease_seconds
 
-    def close(self, sender: NodeId, message: CloseSession) -> list[HopKey]:
+    def close(self, sender: NodeId, message: CloseSession) -> list[HopSession]:
         """End the sender's session at every place it has here; an older epoch's close is void."""
         if sender != message.origin:
             raise ProtocolError("CloseSession for a session of another origin")
-        keys = [
-            key
+        _check_names(message.blocks)
+        ended = [
+            session
             for key, session in self._sessions.items()
-            if key.origin == sender and key.session == message.session and session.epoch <= message.epoch
+            if key[:2] == (sender, message.session) and session.epoch <= message.epoch
         ]
-        return [self.forget(key) for key in keys]
+        for session in ended:
+            self.forget(session.key)
+        return ended
 
     def need(self, sender: NodeId, message: Need) -> Resend | Refused:
         """Answer the next hop that lacks steps: the held output, or a log gap for the origin."""
@@ -255,6 +266,11 @@ class HopSessions:
 
     def _count(self, origin: NodeId) -> int:
         return len({key.session for key in self._sessions if key.origin == origin})
+
+
+def _check_names(names: tuple[bytes, ...]) -> None:
+    if len(names) > MAX_PREFIX_BLOCKS or any(len(name) != PREFIX_NAME_BYTES for name in names):
+        raise ProtocolError("prefix blocks are named by at most 2,048 names of 16 bytes")
 
 
 def refusal(

@@ -38,6 +38,7 @@ from swarm.sessions.effects import (
     Send,
     Shun,
 )
+from swarm.sessions.prefix import PrefixNames
 from swarm.sessions.search import PathSearch
 from swarm.sessions.window import StepWindow
 from swarm.types import DTYPE_BYTES, ModelId, NodeId, SessionId
@@ -79,8 +80,14 @@ class OriginSession:
     """Drives one answer from the first path to the last token, over as many paths as that takes."""
 
     def __init__(
-        self, request: Request, settings: SessionSettings, engine: EngineSettings, now: float
+        self,
+        request: Request,
+        settings: SessionSettings,
+        engine: EngineSettings,
+        now: float,
+        names: PrefixNames | None = None,
     ) -> None:
+        """``names`` name the blocks of prompt and answer; without them no prefix is reused."""
         self.request = request
         self.accepted: list[int] = []
         self.epoch = 0
@@ -105,6 +112,9 @@ class OriginSession:
         self._sampling = False
         self._drafts: tuple[int, ...] = ()
         self._own_rows = 1
+        self._names = names
+        if names is not None:
+            names.extend(request.prompt)
         self.drafter = Drafter(request.prompt, settings.draft_tokens)
         self._hits: list[int] = []
         self._find(now)
@@ -160,6 +170,7 @@ class OriginSession:
                 kv_tokens,
                 0,
                 left,
+                self._blocks(),
             )
             self._effects.append(Send(hop.node, message))
 
@@ -292,6 +303,8 @@ class OriginSession:
                 reason = "length"
                 break
         self.drafter.extend(tokens[:taken])
+        if self._names is not None:
+            self._names.extend(tokens[:taken])
         if taken:
             self._effects.append(Emit(tuple(tokens[:taken]), tuple(logprobs[:taken])))
         if reason:
@@ -352,6 +365,10 @@ class OriginSession:
     def _total(self) -> int:
         return len(self.request.prompt) + len(self.accepted)
 
+    def _blocks(self) -> tuple[bytes, ...]:
+        """Names of the blocks before the last token, whose row is always computed."""
+        return self._names.covering(self._total - 1) if self._names is not None else ()
+
     def _hop(self, index: int) -> Hop | None:
         return self.path.hops[index] if self.path and 0 <= index < len(self.path.hops) else None
 
@@ -381,10 +398,10 @@ class OriginSession:
             self._find(now)
 
     def _release_hops(self) -> None:
-        for node in sorted(self.hop_nodes):
-            self._effects.append(
-                Send(node, CloseSession(self.request.origin, self.request.session, self.epoch))
-            )
+        if self.path is None:
+            return
+        close = CloseSession(self.request.origin, self.request.session, self.epoch, self._blocks())
+        self._effects.extend(Send(node, close) for node in sorted(self.hop_nodes))
         self.path = None
         self._embedding = False
         if not self._sampling:

@@ -17,10 +17,12 @@ import pytest
 
 from swarm.config import EngineSettings, SessionSettings
 from swarm.errors import NoPathError, ProtocolError, SwarmError
+from swarm.protocol.limits import PREFIX_BLOCK_TOKENS
 from swarm.protocol.messages import CloseSession, Hop, Opened, OpenSession, Output, Refused, Step
 from swarm.sessions.effects import ChosenPath, Embed, Emit, Fail, FindPath, Finish, Ready, Sample, Send
-from swarm.sessions.hop import Admit, HopKey, HopSessions, Run
+from swarm.sessions.hop import Admit, HopKey, HopSession, HopSessions, Run
 from swarm.sessions.origin import OriginSession, Request
+from swarm.sessions.prefix import PrefixNames
 from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
 
 MODEL = ModelId("org/hash", "0" * 64)
@@ -67,6 +69,7 @@ class FakeHop:
     boot: BootId = FIRST_BOOT
     alive: bool = True
     kv: dict[HopKey, bytes] = field(default_factory=dict)
+    kept: dict[bytes, bytes] = field(default_factory=dict)
     sessions: HopSessions = None  # type: ignore[assignment]
     started: int = 0
 
@@ -75,6 +78,7 @@ class FakeHop:
         self.boot = BootId(b"boot%04d" % self.started)
         self.alive = True
         self.kv = {}
+        self.kept = {}
         self.sessions = HopSessions(node=self.node, boot=self.boot, lease_seconds=12.0, max_per_origin=64)
 
 
@@ -85,6 +89,8 @@ class World:
         self, seed: int, spans: dict[str, LayerSpan], *, delay: float = 0.01, vocabulary: int = 1 << 16
     ) -> None:
         self.vocabulary = vocabulary
+        self.forgetful = False
+        """Whether hops now and then keep nothing of what they could."""
         self.rng = random.Random(seed)
         self.now = 0.0
         self.delay = delay
@@ -116,9 +122,9 @@ class World:
             deadline=float(more.pop("deadline", 120.0)),  # type: ignore[arg-type]
             admission_until=float(more.pop("admission", 10.0)),  # type: ignore[arg-type]
         )
-        self.core = OriginSession(
-            request, SessionSettings(), EngineSettings(prefill_chunk=4, prefill_window=3), self.now
-        )
+        settings = EngineSettings(prefill_chunk=4, prefill_window=3)
+        names = PrefixNames(b"secret", "")
+        self.core = OriginSession(request, SessionSettings(), settings, self.now, names)
         self.pump()
         return self.core
 
@@ -146,6 +152,12 @@ class World:
             self.pump()
             if self._events:
                 self.run(until)
+
+    def settle(self) -> None:
+        """Deliver what is still under way, such as the goodbyes of an ended answer."""
+        while self._events:
+            self.now, _, action = heapq.heappop(self._events)
+            action()
 
     def send(self, sender: NodeId, receiver: NodeId, action: Callable[[], None]) -> None:
         """Links keep their order, as TCP does."""
@@ -219,8 +231,8 @@ class World:
                 if isinstance(decision, Run):
                     self._compute(hop, decision, payload)
             elif isinstance(message, CloseSession):
-                for key in hop.sessions.close(sender, message):
-                    hop.kv.pop(key, None)
+                for session in hop.sessions.close(sender, message):
+                    self._close(hop, session, message)
         except ProtocolError as exc:
             self.violations.append(str(exc))
 
@@ -228,10 +240,19 @@ class World:
         decision = hop.sessions.open(sender, message)
         answer: object = decision
         if isinstance(decision, Admit):
-            hop.kv[decision.key] = hop.kv.get(decision.key, b"")[: decision.keep * HIDDEN * 2]
-            answer = hop.sessions.admitted(decision, message, self.now)
+            found = next((hop.kept[name] for name in reversed(message.blocks) if name in hop.kept), b"")
+            hop.kv[decision.key] = found
+            hit = len(found) // (HIDDEN * 2)
+            answer = hop.sessions.admitted(decision, message, self.now, hit_tokens=hit)
         if isinstance(answer, Opened | Refused):
             self.to_origin(hop, answer)
+
+    def _close(self, hop: FakeHop, session: HopSession, message: CloseSession) -> None:
+        kv = hop.kv.pop(session.key, b"")
+        if self.forgetful and self.rng.random() < 0.5:
+            return
+        for count, name in enumerate(message.blocks[: session.settled // PREFIX_BLOCK_TOKENS], 1):
+            hop.kept[name] = kv[: count * PREFIX_BLOCK_TOKENS * HIDDEN * 2]
 
     def _compute(self, hop: FakeHop, run: Run, payload: bytes) -> None:
         session, step = run.session, run.step

@@ -36,15 +36,52 @@ def test_drafts_change_the_number_of_steps_and_not_the_text(world, undisturbed):
     assert run.violations == []
 
 
+def test_the_next_turn_computes_only_what_is_new(world, undisturbed):
+    run = world(10, THREE)
+    first = tuple(range(200, 280))
+    run.ask(first, 20)
+    run.run()
+    run.settle()
+    turn = (*first, *run.emitted, 1, 2, 3)
+    run.emitted = []
+    core = run.ask(turn, 20)
+    run.run()
+    assert run.emitted == undisturbed(turn, 20)
+    assert core.cached_tokens == 96
+    assert run.violations == []
+
+
+def test_a_hop_that_forgot_makes_the_others_start_where_it_must(world, undisturbed):
+    run = world(11, THREE)
+    prompt = tuple(range(200, 280))
+    run.ask(prompt, 5)
+    run.run()
+    run.settle()
+    run.hops["b"].kept.clear()
+    run.emitted = []
+    core = run.ask((*prompt, 4), 20)
+    run.run()
+    assert run.emitted == undisturbed((*prompt, 4), 20)
+    assert core.cached_tokens == 0
+    assert run.violations == []
+
+
 def test_the_end_of_an_answer_frees_every_hop(world):
     run = world(2, THREE)
-    core = run.ask(PROMPT, 5)
+    run.ask(PROMPT, 5)
     run.run()
-    core.cancel()
-    run.at(run.now + 1, lambda: None)
-    while run._events:
-        run.now, _, action = run._events.pop(0)
-        action()
+    run.settle()
+    assert run.sessions_open() == 0
+
+
+def test_a_client_that_leaves_frees_every_hop(world):
+    run = world(2, THREE)
+    core = run.ask(PROMPT, 500)
+    run.at(0.7, core.cancel)
+    run.run()
+    run.settle()
+    assert run.emitted
+    assert run.finish is None
     assert run.sessions_open() == 0
 
 
@@ -123,7 +160,7 @@ def test_a_path_that_fails_again_and_again_ends_the_request_and_not_the_swarm(wo
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     seed=st.integers(0, 2**32),
-    prompt=st.integers(1, 40),
+    prompt=st.integers(1, 90),
     tokens=st.integers(1, 40),
     vocabulary=st.sampled_from([2, 3, 1 << 16]),
 )
@@ -132,6 +169,7 @@ def test_random_faults_never_change_lose_or_double_a_token(
 ):
     rng = random.Random(seed)
     run = world(seed, TWICE, vocabulary=vocabulary)
+    run.forgetful = rng.random() < 0.5
     ids = tuple(rng.randrange(vocabulary) for _ in range(prompt))
     run.ask(ids, tokens)
     for _ in range(rng.randrange(6)):
