@@ -80,9 +80,10 @@ class Edge:
                 await answer.preflight()
                 return
             current.caller = self._caller(scope, headers)
-            if not str(scope["path"]).startswith("/"):
+            # No path speaks WebSocket.
+            if scope["type"] == "websocket" or not str(scope["path"]).startswith("/"):
                 await answer.refuse(
-                    scope, 404, http_error(404, str(scope.get("method")), str(scope["path"])), {}
+                    scope, 404, http_error(404, str(scope.get("method", "GET")), str(scope["path"])), {}
                 )
                 return
             with self._counted(scope, current.caller):

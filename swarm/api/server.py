@@ -30,6 +30,7 @@ GRACE_SECONDS = 5.0
 _BACKLOG = 512
 # Longer than the pools of common HTTP clients keep an idle connection, so that they close it and not we.
 _IDLE_SECONDS = 75.0
+_REQUESTS_A_CONNECTION = 1_000_000
 
 
 class ApiServer:
@@ -42,6 +43,7 @@ class ApiServer:
         self._hypercorn = HypercornConfig()
         self._hypercorn.include_server_header = False
         self._hypercorn.keep_alive_timeout = _IDLE_SECONDS
+        self._hypercorn.keep_alive_max_requests = _REQUESTS_A_CONNECTION
         self._hypercorn.errorlog = logging.getLogger("swarm.api.hypercorn")
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()

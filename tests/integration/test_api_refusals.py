@@ -222,6 +222,32 @@ async def test_a_web_page_of_another_origin_is_403_even_for_health() -> None:
     assert (own.status_code, other_port.status_code, opaque.status_code) == (200, 403, 403)
 
 
+async def test_websockets_pass_the_same_guards() -> None:
+    async def upgrade(served: Served, *headers: str) -> int:
+        reader, writer = await asyncio.open_connection(served.address.host, served.address.port)
+        lines = [
+            "GET /v1/responses HTTP/1.1",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+            *headers,
+            "\r\n",
+        ]
+        writer.write("\r\n".join(lines).encode())
+        status = int((await reader.readline()).split()[1])
+        assert b"x-request-id" in await reader.readuntil(b"\r\n\r\n")
+        writer.close()
+        return status
+
+    async with serving(keys=("k",)) as served:
+        own, key = "Host: localhost", "Authorization: Bearer k"
+        assert await upgrade(served, own, key, "Origin: http://evil.example") == 403
+        assert await upgrade(served, "Host: evil.example", key) == 421
+        assert await upgrade(served, own) == 400
+        assert await upgrade(served, own, key) == 404
+
+
 async def test_a_form_post_is_415() -> None:
     async with serving() as served:
         form = await ask(served, "POST", CHAT, data={"model": MODEL})
