@@ -32,8 +32,10 @@ class Reference:
 
     def greedy(self, prompt: Sequence[int], tokens: int) -> tuple[list[int], torch.Tensor]:
         """Return the tokens that `generate` chooses and their log-probabilities, [tokens, vocabulary]."""
+        ids = torch.tensor([list(prompt)])
         out = self.whole.generate(
-            torch.tensor([list(prompt)]),
+            ids,
+            attention_mask=torch.ones_like(ids),  # else generate takes tokens of the padding's id for padding
             max_new_tokens=tokens,
             do_sample=False,
             eos_token_id=-1,

@@ -17,6 +17,7 @@ from swarm.engine.jobs import (
 from swarm.engine.params import SamplingParams
 from swarm.engine.sampling import Sampler
 from swarm.engine.worker import Engine
+from swarm.sessions.prefix import PrefixNames
 from swarm.types import LayerSpan, ModelId
 
 Result = StepResult | EmbedResult | SampleResult
@@ -35,6 +36,11 @@ class Answer:
     """Round in which it joins."""
     top_logprobs: int | None = None
     dtype: str = "float32"
+    scope: str | None = None
+    """Within which scope its blocks are named and kept; None: no prefix is reused."""
+    forgetful_hop: int | None = None
+    """A hop that has forgotten what it kept."""
+    hit_tokens: int = 0
     accepted: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
     largest_batch: int = 0
@@ -51,12 +57,30 @@ class Answer:
         return len(self.accepted) >= self.tokens_wanted
 
     def open(self, engine: Engine, model: ModelId) -> None:
-        for hop, span in enumerate(self.route):
-            engine.open(self._key(hop), model, span, len(self.prompt) + self.tokens_wanted)
+        names = self._names([*self.prompt[:-1]])
+        hits = [
+            engine.open(
+                self._key(hop),
+                model,
+                span,
+                len(self.prompt) + self.tokens_wanted,
+                blocks=() if hop == self.forgetful_hop else names,
+            )
+            for hop, span in enumerate(self.route)
+        ]
+        self.hit_tokens = self._position = min(hits)
 
     def close(self, engine: Engine) -> None:
+        names = self._names([*self.prompt, *self.accepted[:-1]])
         for hop in range(len(self.route)):
-            engine.close(self._key(hop))
+            engine.close(self._key(hop), names)
+
+    def _names(self, tokens: Sequence[int]) -> tuple[bytes, ...]:
+        if self.scope is None:
+            return ()
+        names = PrefixNames(b"secret", self.scope)
+        names.extend(tokens)
+        return names.covering(len(tokens))
 
     def rewind(self, engine: Engine, tokens: int) -> None:
         """Forget the last ``tokens`` tokens here and at every hop, as a rejected draft would."""
