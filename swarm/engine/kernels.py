@@ -131,7 +131,7 @@ def _half_copy(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
 
 
 def _fits_half(rows: torch.Tensor) -> bool:
-    return bool((rows.half().to(rows.dtype) - rows).abs().max() <= _HALF_TINIEST)
+    return bool((rows.half().float() - rows.float()).abs().max() <= _HALF_TINIEST)
 
 
 @cache
