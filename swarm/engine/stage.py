@@ -59,6 +59,11 @@ class Stage:
         for parameter in base.parameters():
             parameter.data = parameter.data.clone()  # the file's pages go when nothing refers to them
 
+    @property
+    def shares_prefixes(self) -> bool:
+        """Whether a token's keys depend on what stands before it only, and not on the whole sequence's length."""
+        return not isinstance(self._base.rotary_emb, RotaryBySequence)
+
     def layout_of(self, part: LayerSpan) -> KVLayout:
         return self.layout.part(part.start - self.span.start, len(part))
 

@@ -61,6 +61,7 @@ class Engine:
         self._core = ComputeCore(settings.token_budget)
         self._layouts: dict[StageKey, KVLayout] = {}
         self._weights: dict[object, int] = {}
+        self._sharing: set[StageKey] = set()
         self._highest: dict[SequenceKey, int] = {}
         self._loading = asyncio.Lock()
         self._crash: BaseException | None = None
@@ -92,6 +93,8 @@ class Engine:
         key = (model.id, span)
         seconds = await self._call(lambda core: _install_stage(core, key, stage))
         self._layouts[key] = stage.layout
+        if stage.shares_prefixes:
+            self._sharing.add(key)
         self._weights[key] = stage.weight_bytes
         return LoadedStage(
             model=model.id,
@@ -107,6 +110,7 @@ class Engine:
         """Forget ``span``; steps of sequences that use it fail. The caller closes those sequences."""
         key = (model, span)
         self._end(self._cache.forget_stage(key))
+        self._sharing.discard(key)
         self._layouts.pop(key, None)
         self._weights.pop(key, None)
         await self._call(lambda core: core.drop_stage(key))
@@ -153,7 +157,8 @@ class Engine:
         stage = self._stage_for(model, span)
         layout = self._layouts[stage].part(span.start - stage[1].start, len(span))
         self.close(key)
-        opening = self._cache.open(key, (scope, stage, span), layout, kv_tokens, blocks)
+        names = blocks if stage in self._sharing else ()
+        opening = self._cache.open(key, (scope, stage, span), layout, kv_tokens, names)
         self._end(opening.evicted)
         self._highest[key] = opening.hit_tokens
         source, tokens, hit = opening.source, opening.tokens, opening.hit_tokens

@@ -52,6 +52,17 @@ async def test_conversations_that_share_a_beginning_do_not_disturb_each_other(fa
         assert answer.accepted == model.greedy(answer.prompt, 10)[0]
 
 
+async def test_keys_that_depend_on_the_sequences_length_are_not_shared(tiny, drive):
+    rope = {"rope_type": "dynamic", "rope_theta": 10000.0, "factor": 4.0}
+    model = tiny("llama", rope_parameters=rope, max_position_embeddings=20)
+    driver = await drive(model.local, ROUTE)
+    await driver.run([Answer(prompt(2 * BLOCK), ROUTE, 4, scope="key")])
+    again = Answer(prompt(2 * BLOCK), ROUTE, 10, scope="key")
+    await driver.run([again])
+    assert again.hit_tokens == 0
+    assert again.accepted == model.greedy(again.prompt, 10)[0]
+
+
 async def test_another_scope_shares_nothing(tiny, drive):
     model = tiny("llama")
     driver = await drive(model.local, ROUTE)
