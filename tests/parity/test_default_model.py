@@ -10,8 +10,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from swarm.models.store import ModelStore
 from swarm.types import LayerSpan
-from tests.parity.conftest import Reference, running
 from tests.support.answers import Answer, Driver
+from tests.support.models import Reference, running
 from tests.support.swarm_process import MODEL
 
 pytestmark = pytest.mark.real_model
