@@ -13,6 +13,7 @@ from typing import TypeAlias
 import torch
 
 from swarm.engine.attention import Segment
+from swarm.engine.cohorts import Cohorts
 from swarm.engine.ends import Ends
 from swarm.engine.jobs import (
     EmbedJob,
@@ -52,6 +53,7 @@ class ComputeCore:
         self.counters = Counters()
         self._sequences: dict[SequenceKey, tuple[StageKey, OpenSequence]] = {}
         self._scheduler = Scheduler(token_budget)
+        self._cohorts = Cohorts()
         self._embeds: list[EmbedJob] = []
         self._samples: list[SampleJob] = []
         self._failed: list[Result] = []
@@ -62,6 +64,12 @@ class ComputeCore:
 
     def has_work(self) -> bool:
         return bool(self.queued or self._failed)
+
+    def patience(self, now: float) -> float:
+        """Return for how many seconds it pays to wait for more steps before the next batch."""
+        if self._samples or self._embeds or self._failed or not len(self._scheduler):
+            return 0.0
+        return self._cohorts.patience(now)
 
     def open(self, key: SequenceKey, stage: StageKey, part: LayerSpan, tokens: int, asked: int) -> None:
         """Begin an empty sequence of at most ``tokens``; ``asked`` is what it was opened for, unrounded."""
@@ -107,6 +115,7 @@ class ComputeCore:
 
     def close(self, key: SequenceKey) -> None:
         self._sequences.pop(key, None)
+        self._cohorts.ended(key)
         for waiting in self._scheduler.drop(key):
             self._failed.append(_failed_step(waiting.job, EngineError("the sequence was closed")))
 
@@ -123,6 +132,7 @@ class ComputeCore:
                 self._failed.append(_failed_step(job, EngineError("the sequence is not open")))
                 return
             stage, sequence = known
+            self._cohorts.returned(job.key, now)
             self._scheduler.add(job, (stage, sequence.part), job.received_at or now)
         elif isinstance(job, EmbedJob):
             self._embeds.append(job)
@@ -236,6 +246,9 @@ class ComputeCore:
         except (RuntimeError, MemoryError) as exc:
             error = EngineError(f"the layers failed: {exc}")
             results.extend(self._undo(waiting.job, error) for waiting in good)
+        now = time.perf_counter()
+        self._cohorts.stepped(now - began)
+        self._cohorts.answered((w.job.key for w in good if w.job.lone_hop and w.job.rows != "none"), now)
         self.counters.steps += 1
         self.counters.rows += rows
         return results

@@ -34,8 +34,10 @@ class StepJob:
     dtype: str
     rows: Rows
     tag: Tag = None
+    lone_hop: bool = False
+    """Whether all of the model's layers are computed here, so that the sequence is back as soon as it is sampled."""
     received_at: float = 0.0
-    """time.perf_counter() when the bytes arrived; queue time counts from here (0: from submit)."""
+    """``time.perf_counter()`` when the bytes arrived; queue time counts from here (0: from submit)."""
 
 
 @dataclass(frozen=True, slots=True)

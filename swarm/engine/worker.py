@@ -292,15 +292,21 @@ class Engine:
             raise
 
     def _take_commands(self) -> bool:
-        """Carry out what is queued, waiting for something when there is nothing to do; False: stop."""
-        try:
-            while True:
-                command = self._commands.get(block=not self._core.has_work())
-                if command is None:
-                    return False
-                command(self._core)
-        except queue.Empty:
-            return True
+        """Carry out what is queued, waiting for something while that pays; False: stop."""
+        while True:
+            try:
+                command = self._next_command()
+            except queue.Empty:
+                return True
+            if command is None:
+                return False
+            command(self._core)
+
+    def _next_command(self) -> Command | None:
+        if not self._core.has_work():
+            return self._commands.get()
+        patience = self._core.patience(time.perf_counter())
+        return self._commands.get(timeout=patience) if patience > 0 else self._commands.get_nowait()
 
     def _post(self, batch: list[Result] | None) -> None:
         if self._loop is not None and (batch is None or batch) and not self._loop.is_closed():
