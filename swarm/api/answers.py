@@ -36,12 +36,30 @@ class CompletionTokensDetails(msgspec.Struct):
     rejected_prediction_tokens: int = 0
 
 
+class UsedHop(msgspec.Struct):
+    """One node's part of an answer."""
+
+    node: str
+    name: str
+    layers: str
+    """Half open: ``10:20`` is layers 10 to 19."""
+    compute_ms: float
+    queue_ms: float
+
+
+class SwarmUsage(msgspec.Struct):
+    """The path of the first choice; there when the request's ``swarm.route`` asks for it."""
+
+    route: list[UsedHop]
+
+
 class Usage(msgspec.Struct):
     prompt_tokens: int
     completion_tokens: int
     total_tokens: int
     prompt_tokens_details: PromptTokensDetails
     completion_tokens_details: CompletionTokensDetails
+    swarm: SwarmUsage | UnsetType = UNSET
 
 
 class TopLogprob(msgspec.Struct):
@@ -195,7 +213,14 @@ class Version(msgspec.Struct):
     name: Literal["swarm"] = "swarm"
 
 
-def usage_of(prompt: int, completion: int, *, cached: int = 0, reasoning: int = 0) -> Usage:
+def usage_of(
+    prompt: int,
+    completion: int,
+    *,
+    cached: int = 0,
+    reasoning: int = 0,
+    swarm: SwarmUsage | UnsetType = UNSET,
+) -> Usage:
     """Return the usage of an answer; all counts are tokens."""
     return Usage(
         prompt_tokens=prompt,
@@ -203,4 +228,5 @@ def usage_of(prompt: int, completion: int, *, cached: int = 0, reasoning: int = 
         total_tokens=prompt + completion,
         prompt_tokens_details=PromptTokensDetails(cached_tokens=cached),
         completion_tokens_details=CompletionTokensDetails(reasoning_tokens=reasoning),
+        swarm=swarm,
     )

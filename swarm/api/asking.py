@@ -14,7 +14,7 @@ from typing import Any, Literal
 from swarm.api.choices import Answer, open_answer
 from swarm.api.errors import ModelUnavailableError
 from swarm.api.exchange import Exchange
-from swarm.api.params import limits_of, min_tokens_bans, sampling_of
+from swarm.api.params import limits_of, min_tokens_bans, path_wishes_of, sampling_of
 from swarm.api.pieces import ChoiceText
 from swarm.api.prompt import TemplateMessage, with_one_system_message
 from swarm.api.reasoning import CLOSE as THINK_CLOSE
@@ -94,6 +94,7 @@ class Asking:
             deadline_seconds=self.exchange.timeout_seconds or self.settings.request_seconds,
         )
         sampling = sampling_of(body, random_seed=secrets.randbits(63), top_logprobs=top_logprobs)
+        wishes = path_wishes_of(body.swarm)
         ends = limits.stop_token_ids | tokenizer.stop_ids
         sampling = replace(sampling, banned_until=min_tokens_bans(body, limits.max_tokens, ends))
         request = GenerationRequest(
@@ -107,6 +108,9 @@ class Asking:
             deadline_seconds=limits.deadline_seconds,
             grammar=grammar,
             scope=self.exchange.caller.scope,
+            trust=wishes.trust,
+            max_hops=wishes.max_hops,
+            prefer=wishes.prefer,
         )
         return await open_answer(
             self.front,
@@ -117,6 +121,7 @@ class Asking:
             ],
             [text_for(limits.stop) for _ in range(choices * len(prompts))],
             self.exchange.cleanup,
+            tells_route=wishes.tells_route,
         )
 
 

@@ -130,6 +130,7 @@ class ChatAnswer:
             answer.completion_tokens,
             cached=answer.cached_tokens,
             reasoning=answer.reasoning_tokens,
+            swarm=answer.swarm_usage,
         )
 
     def _chunk(

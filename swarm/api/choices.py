@@ -9,8 +9,12 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
 from dataclasses import dataclass
+from itertools import chain, repeat, zip_longest
 from typing import TypeVar
 
+from msgspec import UNSET, UnsetType
+
+from swarm.api.answers import SwarmUsage, UsedHop
 from swarm.api.pieces import ChoiceText, Piece
 from swarm.node.front import FrontDoor, Generation, GenerationRequest, RouteHop
 
@@ -46,6 +50,7 @@ class Answer:
 
     choices: tuple[Choice, ...]
     prompt_tokens: int
+    tells_route: bool = False
 
     @property
     def route(self) -> str:
@@ -64,6 +69,23 @@ class Answer:
     def cached_tokens(self) -> int:
         return self.choices[0].generation.stats.cached_tokens
 
+    @property
+    def swarm_usage(self) -> SwarmUsage | UnsetType:
+        """Each hop of the first choice with its times so far, for requests that ask for it."""
+        if not self.tells_route:
+            return UNSET
+        generation = self.choices[0].generation
+        stats = generation.stats
+        times = zip_longest(stats.hop_compute_seconds, stats.hop_queue_seconds, fillvalue=0.0)
+        return SwarmUsage(
+            [
+                UsedHop(hop.node, hop.name, str(hop.span), round(compute * 1000, 3), round(queue * 1000, 3))
+                for hop, (compute, queue) in zip(
+                    generation.route, chain(times, repeat((0.0, 0.0))), strict=False
+                )
+            ]
+        )
+
     async def pieces(self) -> AsyncGenerator[tuple[Choice, list[Piece] | None], None]:
         """Yield (choice, pieces) as they come, and (choice, None) once when a choice has ended."""
         async with aclosing(merged([choice.pieces() for choice in self.choices])) as running:
@@ -76,6 +98,8 @@ async def open_answer(
     requests: Sequence[GenerationRequest],
     texts: Sequence[ChoiceText],
     cleanup: AsyncExitStack,
+    *,
+    tells_route: bool = False,
 ) -> Answer:
     """Reserve every choice's path; nothing has been sent to the client when this raises a SwarmError.
 
@@ -100,7 +124,7 @@ async def open_answer(
         Choice(index, generation, text)
         for index, (generation, text) in enumerate(zip(generations, texts, strict=True))
     )
-    return Answer(choices, len(requests[0].prompt))
+    return Answer(choices, len(requests[0].prompt), tells_route)
 
 
 async def merged(iterators: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T | None], None]:

@@ -124,6 +124,7 @@ class CompletionAnswer:
             self.prompt_tokens,
             answer.completion_tokens if answer else 0,
             cached=answer.cached_tokens if answer else 0,
+            swarm=answer.swarm_usage if answer else UNSET,
         )
 
 

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from swarm.api.schemas import GenerationFields
+from swarm.api.schemas import GenerationFields, SwarmOptions
 from swarm.engine.params import SamplingParams
 from swarm.errors import RequestError
+from swarm.node.front import Preference
 
+PREFERENCES: dict[str, Preference] = {"latency": "latency", "throughput": "throughput"}
 MAX_STOPS = 16
 MAX_STOP_CHARACTERS = 1024
 MAX_CHOICES = 128
@@ -75,6 +77,35 @@ def limits_of(
         ),
         ignore_eos=bool(body.ignore_eos),
         deadline_seconds=decimal("timeout", timeout, deadline_seconds, 0.001, MAX_TIMEOUT_SECONDS),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class PathWishes:
+    """What a request says of the path that computes it."""
+
+    trust: frozenset[str] | None = None
+    max_hops: int | None = None
+    prefer: Preference = "latency"
+    tells_route: bool = False
+
+
+def path_wishes_of(given: SwarmOptions | None) -> PathWishes:
+    """Read the ``swarm`` object of a body. Raises RequestError."""
+    if given is None:
+        return PathWishes()
+    prefer = given.prefer or "latency"
+    if prefer not in PREFERENCES:
+        raise RequestError(
+            f"Invalid value: {prefer[:50]!r}. Supported values are: 'latency' and 'throughput'.",
+            param="swarm.prefer",
+            code="invalid_value",
+        )
+    return PathWishes(
+        trust=None if given.trust is None else frozenset(given.trust),
+        max_hops=None if given.max_hops is None else integer("swarm.max_hops", given.max_hops, 1, 1),
+        prefer=PREFERENCES[prefer],
+        tells_route=bool(given.route),
     )
 
 

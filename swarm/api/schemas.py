@@ -65,6 +65,11 @@ class SwarmOptions(msgspec.Struct):
     """Extensions of this server; other servers ignore the object."""
 
     timeout: float | None = None
+    trust: list[str] | None = None
+    max_hops: int | None = None
+    prefer: str | None = None
+    route: bool | None = None
+    """Say in ``usage`` which nodes computed the answer, and for how long."""
 
 
 class GenerationFields(msgspec.Struct, kw_only=True):

@@ -12,6 +12,8 @@ from swarm.models.tokenizer import ChatTokenizer
 from swarm.types import LayerSpan, NodeId
 
 FinishReason = Literal["stop", "length"]
+Preference = Literal["latency", "throughput"]
+"""The quickest path, or one that keeps away from queues although it may be slower by itself."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +51,10 @@ class GenerationRequest:
     """What the answer must match; a fault of the grammar itself is the API's to refuse beforehand."""
     scope: str = ""
     """Who may share cached prefixes with this request: derived from the API key."""
+    trust: frozenset[str] | None = None
+    """Ids or names of the nodes a path may use beside this one; None: all."""
+    max_hops: int | None = None
+    prefer: Preference = "latency"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +90,8 @@ class GenerationStats:
     recoveries: int = 0
     first_token_seconds: float = 0.0
     hop_compute_seconds: list[float] = field(default_factory=list)
+    """For each hop of the route, the passes this answer's rows were part of, all together."""
+    hop_queue_seconds: list[float] = field(default_factory=list)
 
 
 class Generation(Protocol):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol, cast
 
 from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult, TokenLogprob
 from swarm.errors import LinkDownError, SwarmError
-from swarm.node.front import FinishReason, GenerationStats, RouteHop, TokenEvent
+from swarm.node.front import FinishReason, GenerationRequest, GenerationStats, RouteHop, TokenEvent
 from swarm.protocol.messages import AnyMessage, Busy, Opened, Output, Refused
 from swarm.sessions.effects import (
     ChosenPath,
@@ -68,9 +68,17 @@ class RunningGeneration:
     """Implements node.front.Generation. One consumer iterates it; messages are fed by the node's loop."""
 
     def __init__(
-        self, core: OriginSession, sampler: Sampler, detokenizer: Detokenizer, surroundings: Surroundings
+        self,
+        core: OriginSession,
+        sampler: Sampler,
+        detokenizer: Detokenizer,
+        surroundings: Surroundings,
+        *,
+        wishes: GenerationRequest,
     ) -> None:
         self.core = core
+        self.wishes = wishes
+        """The request, for what it says of paths."""
         self._sampler = sampler
         self._detokenizer = detokenizer
         self._around = surroundings
@@ -81,6 +89,7 @@ class RunningGeneration:
         self._started = surroundings.now()
         self._stats = GenerationStats(prompt_tokens=len(core.request.prompt))
         self._pumping = False
+        self._timed_epoch = 0
 
     @property
     def session(self) -> SessionId:
@@ -119,8 +128,8 @@ class RunningGeneration:
     def received(self, sender: NodeId, message: AnyMessage, payload: memoryview) -> None:
         now = self._around.now()
         if isinstance(message, Output):
+            self._time_hops(message)
             self.core.output(sender, message, payload, now)
-            self._stats.hop_compute_seconds = [time.compute_microseconds / 1e6 for time in message.times]
         elif isinstance(message, Opened):
             self.core.opened(sender, message)
         elif isinstance(message, Refused):
@@ -151,6 +160,19 @@ class RunningGeneration:
         """Hand the core news of links, members or time."""
         change(self.core, self._around.now())
         self.pump()
+
+    def _time_hops(self, message: Output) -> None:
+        """Add up what hops say they spent; on a new path the sums begin anew, as they belong to its hops."""
+        if message.epoch != self.core.epoch:
+            return
+        if message.epoch != self._timed_epoch:
+            self._timed_epoch = message.epoch
+            self._stats.hop_compute_seconds = [0.0] * len(message.times)
+            self._stats.hop_queue_seconds = [0.0] * len(message.times)
+        compute, queue = self._stats.hop_compute_seconds, self._stats.hop_queue_seconds
+        for at, time in enumerate(message.times[: len(compute)]):
+            compute[at] += time.compute_microseconds / 1e6
+            queue[at] += time.queue_microseconds / 1e6
 
     # --- effects ---
 

@@ -36,6 +36,10 @@ OriginMessage = Opened | Output | Refused | Busy
 """What hops send to the origin of a session."""
 
 
+THROUGHPUT_QUEUE_WEIGHT = 4.0
+"""For requests that prefer throughput: a busy node is worth a detour of four times its queue."""
+
+
 @dataclass(slots=True)
 class _Shunned:
     until: float
@@ -138,7 +142,9 @@ class Origin:
             else None,
         )
         sampler = Sampler(request.sampling, prompt=request.prompt, mask=mask)
-        generation = RunningGeneration(core, sampler, tokenizer.detokenizer(request.prompt), self)
+        generation = RunningGeneration(
+            core, sampler, tokenizer.detokenizer(request.prompt), self, wishes=request
+        )
         self._running[generation.session] = generation
         try:
             await generation.ready()
@@ -171,8 +177,10 @@ class Origin:
         request = generation.core.request
         local = self._hosting.local_models()[request.model]
         first, last = self._private
+        view = self._view()
+        wishes = generation.wishes
         path = find_path(
-            self._view(),
+            view,
             PathRequest(
                 origin=self._node,
                 model=request.model,
@@ -181,11 +189,19 @@ class Origin:
                 avoid_edges=wish.avoid_edges,
                 first_layers_at_origin=first,
                 last_layers_at_origin=last,
+                allowed=None if wishes.trust is None else self._trusted(wishes.trust, view),
+                max_hops=wishes.max_hops,
+                queue_weight=THROUGHPUT_QUEUE_WEIGHT if wishes.prefer == "throughput" else 1.0,
                 salt=int.from_bytes(request.session[:4], "big") + wish.attempt,
             ),
         )
         hops = tuple(Hop(hop.node, hop.boot, hop.span) for hop in path.hops)
         return ChosenPath(hops, _wire_dtype(path, local.spec.dtype), path.cost_seconds)
+
+    def _trusted(self, trust: frozenset[str], view: SwarmView) -> frozenset[NodeId]:
+        """Return the nodes in view that a request trusts, by id or by name."""
+        nodes = {span.node for span in view.spans}
+        return frozenset(node for node in nodes if node in trust or self._names(node) in trust)
 
     def send(self, send: Send) -> None:
         self._bus.send(send.node, send.message, send.payload)

@@ -47,6 +47,8 @@ class PathRequest:
     prefer_dtype: str | None = None
     max_hops: int | None = None
     salt: int = 0
+    queue_weight: float = 1.0
+    """How much a second in a queue counts against a second of links and compute."""
 
     def private(self, layer: int) -> bool:
         """Return whether only the origin may compute ``layer``."""
@@ -128,7 +130,7 @@ def _grid(view: SwarmView, request: PathRequest, spans: Sequence[SpanView], rows
             seconds += OTHER_DTYPE_SECONDS
         held = slice(span.span.start, min(span.span.end, request.layers))
         np.minimum(compute[held, row], seconds, out=compute[held, row])
-        enter[row] = max(enter[row], queue_seconds(span) * factors[row])
+        enter[row] = max(enter[row], queue_seconds(span) * factors[row] * request.queue_weight)
     private = np.array([request.private(layer) for layer in range(request.layers)])
     for row, (node, _, _) in enumerate(rows):
         if node != request.origin:

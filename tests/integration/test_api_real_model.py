@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+import httpx
 import openai
 import pytest
 
@@ -90,3 +91,34 @@ def test_both_text_apis_say_the_same_greedily(client: openai.OpenAI) -> None:
     )
     assert response.output_text == chat.choices[0].message.content
     assert response.status == "incomplete"
+
+
+def test_usage_names_the_hops_that_computed_and_their_times(client: openai.OpenAI) -> None:
+    answer = client.chat.completions.create(
+        model=MODEL, messages=WEATHER, max_tokens=4, extra_body={"swarm": {"route": True}}
+    )
+    assert answer.usage is not None
+    route = answer.usage.model_dump()["swarm"]["route"]
+    assert [(hop["name"], hop["layers"]) for hop in route] == [
+        ("node0", "0:10"),
+        ("node1", "10:20"),
+        ("node2", "20:30"),
+    ]
+    assert all(hop["compute_ms"] > 0 and hop["queue_ms"] >= 0 for hop in route)
+
+
+@pytest.mark.parametrize(
+    ("swarm", "status"),
+    [
+        ({"trust": ["node1", "node2"]}, 200),
+        ({"trust": ["node1"]}, 503),
+        ({"max_hops": 3}, 200),
+        ({"max_hops": 2}, 503),
+    ],
+)
+def test_a_path_uses_only_trusted_nodes_and_not_too_many(
+    three_nodes: SwarmProcesses, swarm: dict[str, Any], status: int
+) -> None:
+    body = {"model": MODEL, "messages": WEATHER, "max_tokens": 1, "swarm": swarm}
+    response = httpx.post(three_nodes.nodes[0].url + "/v1/chat/completions", json=body, timeout=120)
+    assert response.status_code == status, response.text

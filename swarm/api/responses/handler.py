@@ -101,6 +101,7 @@ class RunningResponse:
             total_tokens=answer.prompt_tokens + tokens,
             input_tokens_details=InputTokensDetails(cached_tokens=answer.cached_tokens),
             output_tokens_details=OutputTokensDetails(reasoning_tokens=answer.reasoning_tokens),
+            swarm=answer.swarm_usage,
         )
         spent = answer.choices[0].finish_reason == "length"
         events = self.builder.finish(usage, spent=spent, now=int(time.time()))

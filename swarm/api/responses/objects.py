@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any, Literal, TypeAlias
 
 import msgspec
+from msgspec import UNSET, UnsetType
 
-from swarm.api.answers import TokenLogprobEntry
+from swarm.api.answers import SwarmUsage, TokenLogprobEntry
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -69,6 +70,7 @@ class ResponseUsage(msgspec.Struct):
     total_tokens: int
     input_tokens_details: InputTokensDetails
     output_tokens_details: OutputTokensDetails
+    swarm: SwarmUsage | UnsetType = UNSET
 
 
 class ResponseError(msgspec.Struct):

@@ -231,3 +231,11 @@ def test_the_same_salt_gives_the_same_path():
     view = SwarmView(tuple(span(node, 0, 6) for node in (A, B, C)), {})
     request = PathRequest(D, MODEL, LAYERS, salt=7)
     assert find_path(view, request) == find_path(view, request)
+
+
+def test_a_heavier_queue_weight_takes_the_detour_around_a_busy_node() -> None:
+    busy = span(B, 0, LAYERS, 0.01, queued_rows=8, free_kv_tokens=1 << 20)
+    slower = span(C, 0, LAYERS, 0.0175, queued_rows=0, free_kv_tokens=1 << 20)
+    view = SwarmView((busy, slower), {}, frozenset(), {MODEL: LAYERS}, 0.001)
+    assert find_path(view, PathRequest(A, MODEL, LAYERS)).hops[0].node == B
+    assert find_path(view, PathRequest(A, MODEL, LAYERS, queue_weight=4.0)).hops[0].node == C
