@@ -16,6 +16,7 @@ from typing import Any
 from swarm.api import exchange, sse
 from swarm.api.errors import (
     BodyTooLargeError,
+    RateLimitError,
     ShuttingDownError,
     TooManyRequestsError,
     described,
@@ -26,6 +27,7 @@ from swarm.api.errors import (
 from swarm.api.exchange import Exchange
 from swarm.api.guards import Caller, Guard, is_loopback
 from swarm.api.intake import Receive, drain, replayed, take_body
+from swarm.api.rates import Rates
 from swarm.api.sse import Keepalive, Send
 from swarm.config import ApiSettings
 from swarm.errors import SwarmError
@@ -52,6 +54,7 @@ class Edge:
         self._guard = Guard.of(settings)
         self._settings = settings
         self._under_way: Counter[str] = Counter()
+        self._rates = Rates()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):
@@ -128,8 +131,14 @@ class Edge:
         if scope["type"] == "http" and scope["method"] != "POST":
             yield
             return
-        if self._under_way[caller.scope] >= self._settings.max_concurrent_per_key:
-            raise TooManyRequestsError(self._settings.max_concurrent_per_key)
+        limit = caller.max_concurrent or self._settings.max_concurrent_per_key
+        if self._under_way[caller.scope] >= limit:
+            raise TooManyRequestsError(limit)
+        if caller.requests_per_minute is not None:
+            now = asyncio.get_running_loop().time()
+            wait = self._rates.take(caller.scope, caller.requests_per_minute, now)
+            if wait > 0:
+                raise RateLimitError(caller.requests_per_minute, wait)
         self._under_way[caller.scope] += 1
         try:
             yield

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from http import HTTPStatus
 from typing import Any
 
@@ -84,6 +85,14 @@ class TooManyRequestsError(RequestError):
         super().__init__(
             f"This API key has {limit} requests under way, which is its limit. Try again when one ends."
         )
+
+
+class RateLimitError(TooManyRequestsError):
+    def __init__(self, requests_per_minute: int, wait_seconds: float) -> None:
+        RequestError.__init__(
+            self, f"This API key may send {requests_per_minute} requests a minute. Try again later."
+        )
+        self.retry_after_seconds = math.ceil(wait_seconds)
 
 
 class ShuttingDownError(SwarmError):

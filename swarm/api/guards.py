@@ -21,7 +21,7 @@ from swarm.api.errors import (
     MissingKeyError,
     WrongKeyError,
 )
-from swarm.config import ApiSettings
+from swarm.config import ApiKey, ApiSettings
 
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _HOST = re.compile(r"(?:\[([0-9A-Fa-f:.%A-Za-z]+)\]|([^\[\]:/@\s]+))(?::(\d{1,5}))?\Z")
@@ -34,6 +34,9 @@ class Caller:
 
     scope: str = ""
     has_key: bool = False
+    max_concurrent: int | None = None
+    """None: the door's own limit for every key."""
+    requests_per_minute: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,15 +45,15 @@ class Guard:
 
     hosts: frozenset[str]
     origins: frozenset[str]
-    keys: tuple[bytes, ...]
-    """SHA-256 of each key: digests of equal length can be compared in constant time."""
+    keys: tuple[ApiKey, ...]
+    """Known by SHA-256: digests of equal length can be compared in constant time."""
 
     @classmethod
     def of(cls, settings: ApiSettings) -> Guard:
         return cls(
             hosts=frozenset({"localhost", *(host.lower() for host in settings.hosts)}),
             origins=frozenset(origin.lower().rstrip("/") for origin in settings.origins),
-            keys=tuple(_digest(key) for key in settings.keys),
+            keys=tuple(ApiKey("", _digest(key)) if isinstance(key, str) else key for key in settings.keys),
         )
 
     def check_host(self, values: Sequence[str]) -> str:
@@ -93,12 +96,16 @@ class Guard:
             raise MissingKeyError
         match = _BEARER.match(authorization[0]) if len(authorization) == 1 else None
         digest = _digest(match[1] if match else "")
-        known = False
-        for key in self.keys:
-            known |= hmac.compare_digest(key, digest)
-        if match is None or not known:
+        equal = [hmac.compare_digest(key.sha256, digest) for key in self.keys]
+        if match is None or not any(equal):
             raise WrongKeyError
-        return Caller(scope=hashlib.sha256(b"swarm-api-scope/1" + digest).hexdigest()[:32], has_key=True)
+        key = self.keys[equal.index(True)]
+        return Caller(
+            scope=hashlib.sha256(b"swarm-api-scope/1" + digest).hexdigest()[:32],
+            has_key=True,
+            max_concurrent=key.max_concurrent,
+            requests_per_minute=key.requests_per_minute,
+        )
 
 
 def is_loopback(host: str) -> bool:

@@ -3,6 +3,7 @@
 from swarm.config.loading import load_config
 from swarm.config.settings import (
     MIB,
+    ApiKey,
     ApiSettings,
     Config,
     EngineSettings,
@@ -15,6 +16,7 @@ from swarm.config.settings import (
 
 __all__ = [
     "MIB",
+    "ApiKey",
     "ApiSettings",
     "Config",
     "EngineSettings",

@@ -61,12 +61,28 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key with a name and limits of its own; the key itself is not kept."""
+
+    name: str
+    sha256: bytes = field(repr=False)
+    """32 bytes: of the key as UTF-8."""
+    max_concurrent: int | None = None
+    """None: ``max_concurrent_per_key``."""
+    requests_per_minute: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class ApiSettings:
     listen: Address | None = knob(
         None, "Where the OpenAI-compatible API listens; none: no front door.", flag="api", host="127.0.0.1"
     )
-    keys: tuple[str, ...] = knob(
-        (), "API keys; empty accepts every key, on loopback only.", flag="api_key", secret=True
+    keys: tuple[str | ApiKey, ...] = knob(
+        (),
+        "API keys; empty accepts every key, on loopback only. A list of texts, or `[[api.keys]]` tables: `name`, "
+        "`key` or its `sha256` (hex), `max_concurrent`, `requests_per_minute`.",
+        flag="api_key",
+        secret=True,
     )
     key_file: str = knob("", "File with one API key a line.", flag="api_key_file")
     open: bool = knob(False, "Allow a front door without keys on more than loopback.", flag="api_open")
@@ -107,7 +123,8 @@ class EngineSettings:
     )
     block_tokens: int = knob(16, "KV is reserved in blocks of so many tokens.")
     prefix_share: float = knob(
-        0.5, "Part of the KV budget that ended sequences may keep for later prompts that begin alike; 0 keeps none."
+        0.5,
+        "Part of the KV budget that ended sequences may keep for later prompts that begin alike; 0 keeps none.",
     )
     max_sessions_per_origin: int = knob(64, "Sessions one origin may hold open here.")
     max_origin_kv_share: float = knob(0.5, "Part of the KV budget one other origin may reserve.")

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections.abc import Callable
 from typing import Any
 
 from swarm.config.knob import Knob
+from swarm.config.settings import ApiKey
 from swarm.types import Address, LayerSpan
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -22,6 +24,8 @@ _BYTES = {
     "gib": 2**30,
     "tib": 2**40,
 }
+_KEY_FIELDS = ("name", "key", "sha256", "max_concurrent", "requests_per_minute")
+_SHA256 = re.compile(r"[0-9A-Fa-f]{64}")
 _QUANTITY = re.compile(r"(\d+(?:\.\d+)?)\s*([A-Za-z]+)")
 _TRUE_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -151,6 +155,50 @@ def _texts(_knob: Knob, given: object) -> tuple[str, ...]:
     return tuple(given)
 
 
+def _keys(knob: Knob, given: object) -> tuple[str | ApiKey, ...]:
+    if isinstance(given, str):
+        return (given,)
+    if not isinstance(given, list | tuple):
+        raise _wrong("a list of keys or [[api.keys]] tables", given)
+    keys = tuple(_key_table(each) if isinstance(each, dict) else _text(knob, each) for each in given)
+    names = [key.name for key in keys if isinstance(key, ApiKey)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ValueError(f"two tables have the name {name!r}")
+    return keys
+
+
+def _key_table(given: dict[str, object]) -> ApiKey:
+    """Errors name fields, never what stands in them."""
+    if unknown := given.keys() - _KEY_FIELDS:
+        raise ValueError(f"unknown field {min(unknown)!r} in a table; there are {', '.join(_KEY_FIELDS)}")
+    name, key, digest = given.get("name"), given.get("key"), given.get("sha256")
+    if not isinstance(name, str) or not name:
+        raise ValueError("each table needs a name")
+    if (key is None) == (digest is None):
+        raise ValueError(f"{name}: give either key or sha256")
+    if key is not None:
+        if not isinstance(key, str) or not key:
+            raise ValueError(f"{name}: key must be text")
+        raw = hashlib.sha256(key.encode()).digest()
+    else:
+        if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+            raise ValueError(f"{name}: sha256 must be 64 hex digits")
+        raw = bytes.fromhex(digest)
+    return ApiKey(
+        name, raw, _limit(name, given, "max_concurrent"), _limit(name, given, "requests_per_minute")
+    )
+
+
+def _limit(name: str, given: dict[str, object], field: str) -> int | None:
+    value = given.get(field)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name}: {field} must be a whole number above zero")
+    return value
+
+
 def _layers(_knob: Knob, given: object) -> LayerSpan | str:
     if not isinstance(given, str):
         raise _wrong("a span A:B, auto or none", given)
@@ -166,5 +214,6 @@ _CONVERTERS: dict[Any, Callable[[Knob, object], Any]] = {
     Address | None: _optional_address,
     tuple[Address, ...]: _addresses,
     tuple[str, ...]: _texts,
+    tuple[str | ApiKey, ...]: _keys,
     LayerSpan | str: _layers,
 }

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+from hashlib import sha256
 from typing import Any
 
 import httpx
 import pytest
 
 from swarm.api.server import ApiServer
-from swarm.config import ApiSettings
+from swarm.config import ApiKey, ApiSettings
 from swarm.errors import ConfigError
 from swarm.node.front import GenerationRequest, ServedModel
 from swarm.types import Address, LayerSpan
@@ -310,6 +311,42 @@ async def test_one_key_can_not_take_the_whole_door() -> None:
     assert error_of(third)["type"] == "rate_limit_error"
     assert int(third.headers["retry-after"]) > 0
     assert [answer.status_code for answer in (*answers, again)] == [200] * 4
+
+
+async def test_a_key_has_its_own_limits() -> None:
+    go_on = asyncio.Event()
+    front = FakeFrontDoor(script=lambda request: [go_on, "done"])
+    one = ApiKey("one", sha256(b"a").digest(), max_concurrent=1)
+    slow = ApiKey("slow", sha256(b"b").digest(), requests_per_minute=1)
+    async with serving(front, keys=(one, slow)) as served:
+
+        async def call(key: str) -> httpx.Response:
+            return await ask(served, "POST", CHAT, json=GOOD, headers={"Authorization": f"Bearer {key}"})
+
+        running = asyncio.create_task(call("a"))
+        await eventually(lambda: len(front.generations) == 1)
+        second = await call("a")
+        go_on.set()
+        answers = [await running, await call("a"), await call("b")]
+        too_often = await call("b")
+    assert second.status_code == too_often.status_code == 429
+    assert [answer.status_code for answer in answers] == [200] * 3
+    assert error_of(too_often)["type"] == "rate_limit_error"
+    assert 1 <= int(too_often.headers["retry-after"]) <= 60
+
+
+async def test_keys_are_never_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("DEBUG")
+    right, wrong = "the-right-key-9f", "a-wrong-key-4e"
+    front = FakeFrontDoor(script=lambda request: [ValueError("boom")])
+    async with serving(front, keys=(right,)) as served:
+        for key in (right, wrong):
+            response = await ask(served, "POST", CHAT, json=GOOD, headers={"Authorization": f"Bearer {key}"})
+            assert right not in response.text + str(response.headers)
+            assert wrong not in response.text + str(response.headers)
+    assert "boom" in caplog.text
+    for secret in (right, wrong, sha256(right.encode()).hexdigest()):
+        assert secret not in caplog.text
 
 
 async def test_health_says_what_is_missing() -> None:

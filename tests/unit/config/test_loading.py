@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
-from swarm.config import Config, load_config
+from swarm.config import ApiKey, Config, load_config
 from swarm.errors import ConfigError
 from swarm.types import Address, LayerSpan
 
@@ -115,3 +117,41 @@ def test_a_wrong_api_key_is_not_quoted() -> None:
     assert "api_keys" in str(caught.value)
     assert "hunter2" not in str(caught.value)
     assert "31337" not in str(caught.value)
+
+
+def test_keys_may_be_tables_with_limits_and_are_kept_as_digests() -> None:
+    digest = hashlib.sha256(b"bens-key").hexdigest()
+    toml = f"""
+        [[api.keys]]
+        name = "anna"
+        key = "annas-key"
+        max_concurrent = 2
+        requests_per_minute = 30
+        [[api.keys]]
+        name = "ben"
+        sha256 = "{digest.upper()}"
+    """
+    config, _ = load_config(toml, {}, {})
+    anna, ben = config.api.keys
+    assert anna == ApiKey("anna", hashlib.sha256(b"annas-key").digest(), 2, 30)
+    assert ben == ApiKey("ben", bytes.fromhex(digest))
+    assert "annas-key" not in repr(config)
+    assert digest not in repr(config)
+
+
+@pytest.mark.parametrize(
+    ("table", "problem"),
+    [
+        ('key = "secret-key"', "needs a name"),
+        ('name = "a"', "either key or sha256"),
+        ('name = "a"\nkey = "secret-key"\nsha256 = "00"', "either key or sha256"),
+        ('name = "a"\nsha256 = "secret-key"', "64 hex digits"),
+        ('name = "a"\nkey = "secret-key"\nmax_concurrent = 0', "max_concurrent"),
+        ('name = "a"\nkey = "secret-key"\nlimit = 1', "unknown field 'limit'"),
+        ('name = "a"\nkey = "secret-key"\n[[api.keys]]\nname = "a"\nkey = "secret-key"', "two tables"),
+    ],
+)
+def test_a_wrong_key_table_is_an_error_that_quotes_no_key(table: str, problem: str) -> None:
+    with pytest.raises(ConfigError, match=problem) as raised:
+        load_config(f"[[api.keys]]\n{table}", {}, {})
+    assert "secret-key" not in str(raised.value)
