@@ -79,6 +79,7 @@ class Asking:
         top_logprobs: int | None = None,
         grammar: Grammar | None = None,
         default_max_tokens: int | None = None,
+        prompt_logprobs: int | None = None,
     ) -> Answer:
         """Reserve a path for every choice of every prompt; ``text_for`` makes each one's text from its stop strings.
 
@@ -111,6 +112,7 @@ class Asking:
             trust=wishes.trust,
             max_hops=wishes.max_hops,
             prefer=wishes.prefer,
+            prompt_logprobs=prompt_logprobs,
         )
         return await open_answer(
             self.front,

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
+import msgspec
 from msgspec import UNSET, UnsetType
 
 from swarm.api import params, sse
@@ -21,7 +22,9 @@ from swarm.api.answers import (
 )
 from swarm.api.asking import Asking, Prompt
 from swarm.api.choices import Answer, Choice
+from swarm.api.echo import Echo, joined
 from swarm.api.errors import described
+from swarm.api.ledger import TokenNames
 from swarm.api.pieces import ChoiceText, Piece
 from swarm.api.reasoning import PlainText
 from swarm.api.schemas import CompletionBody
@@ -43,11 +46,15 @@ class CompletionAnswer:
     created: int
     model: str
     answer: Answer | None
-    echoes: Sequence[str]
+    echoes: Sequence[Echo]
     """What each choice's text begins with: its prompt, when the request asked for an echo."""
     prompt_tokens: int
     logprobs: bool
     include_usage: bool
+    names: TokenNames
+    only_prompt: bool = False
+    """The one token that was generated is not shown: only the prompt's log-probabilities were asked for."""
+    _echoes_shown: set[int] = field(default_factory=set)
     _written: dict[int, int] = field(default_factory=dict)
     """Characters of each choice's text so far, for the offsets of its tokens."""
 
@@ -61,15 +68,16 @@ class CompletionAnswer:
         reasons = ["length"] * len(self.echoes)
         if self.answer is not None:
             async for choice, pieces in self.answer.pieces():
-                shown[choice.index].extend(pieces or ())
-            reasons = [choice.finish_reason or "stop" for choice in self.answer.choices]
+                shown[choice.index].extend(() if self.only_prompt else pieces or ())
+            reasons = [self._reason(choice) for choice in self.answer.choices]
         choices = [
             self._choice(
                 index,
-                echo + "".join(piece.text for piece in shown[index]),
+                echo.text + "".join(piece.text for piece in shown[index]),
                 [entry for piece in shown[index] for entry in piece.logprobs],
                 reasons[index],
-                offset=len(echo),
+                offset=len(echo.text),
+                before=self._echoed(index),
             )
             for index, echo in enumerate(self.echoes)
         ]
@@ -78,9 +86,11 @@ class CompletionAnswer:
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yield server-sent events: an ``error`` event, never ``[DONE]``, ends an answer that failed."""
         for index, echo in enumerate(self.echoes):
-            self._written[index] = len(echo)
-            if echo or self.answer is None:
-                yield self._chunk(self._choice(index, echo, [], None if self.answer else "length"))
+            self._written[index] = len(echo.text)
+            if self.answer is None:
+                yield self._chunk(self._choice(index, echo.text, [], "length"))
+            elif echo.tokens and not self.logprobs:
+                yield self._chunk(self._choice(index, echo.text, [], None))
         try:
             if self.answer is not None:
                 async with aclosing(self.answer.pieces()) as running:
@@ -96,10 +106,15 @@ class CompletionAnswer:
         yield sse.DONE
 
     def _chunks(self, choice: Choice, pieces: list[Piece] | None) -> list[bytes]:
-        if pieces is None:
-            return [self._chunk(self._choice(choice.index, "", [], choice.finish_reason))]
         chunks = []
-        for piece in pieces:
+        if self.logprobs and self.echoes[choice.index].tokens and choice.index not in self._echoes_shown:
+            # The prompt's log-probabilities are known when the first token is.
+            self._echoes_shown.add(choice.index)
+            text, before = self.echoes[choice.index].text, self._echoed(choice.index)
+            chunks.append(self._chunk(self._choice(choice.index, text, [], None, before=before)))
+        if pieces is None:
+            return [*chunks, self._chunk(self._choice(choice.index, "", [], self._reason(choice)))]
+        for piece in () if self.only_prompt else pieces:
             offset = self._written[choice.index]
             self._written[choice.index] += len(piece.text)
             chunks.append(
@@ -107,10 +122,29 @@ class CompletionAnswer:
             )
         return chunks
 
+    def _reason(self, choice: Choice) -> str:
+        return "length" if self.only_prompt else choice.finish_reason or "stop"
+
+    def _echoed(self, index: int) -> CompletionLogprobs | None:
+        echo = self.echoes[index]
+        if self.answer is None or not (self.logprobs and echo.tokens):
+            return None
+        return echo.logprobs(self.names, self.answer.choices[index].generation.prompt_logprobs)
+
     def _choice(
-        self, index: int, text: str, entries: list[TokenLogprobEntry], reason: str | None, *, offset: int = 0
+        self,
+        index: int,
+        text: str,
+        entries: list[TokenLogprobEntry],
+        reason: str | None,
+        *,
+        offset: int = 0,
+        before: CompletionLogprobs | None = None,
     ) -> CompletionChoice:
-        return CompletionChoice(index, text, reason, _logprobs(entries, offset) if self.logprobs else None)
+        if not self.logprobs:
+            return CompletionChoice(index, text, reason)
+        logprobs = _logprobs(entries, offset)
+        return CompletionChoice(index, text, reason, joined(before, logprobs) if before else logprobs)
 
     def _chunk(self, choice: CompletionChoice) -> bytes:
         return sse.event(self._completion([choice], None if self.include_usage else UNSET))
@@ -122,7 +156,7 @@ class CompletionAnswer:
         answer = self.answer
         return usage_of(
             self.prompt_tokens,
-            answer.completion_tokens if answer else 0,
+            answer.completion_tokens if answer and not self.only_prompt else 0,
             cached=answer.cached_tokens if answer else 0,
             swarm=answer.swarm_usage if answer else UNSET,
         )
@@ -134,6 +168,8 @@ async def create(asking: Asking, body: CompletionBody) -> CompletionAnswer:
     top_logprobs = None
     if body.logprobs is not None:
         top_logprobs = params.integer("logprobs", body.logprobs, 0, 0, MAX_LOGPROBS)
+    scores_prompt = bool(body.echo) and top_logprobs is not None
+    only_prompt = scores_prompt and body.max_tokens == 0
     _refuse(body, choices)
     model = asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
@@ -145,13 +181,13 @@ async def create(asking: Asking, body: CompletionBody) -> CompletionAnswer:
             code="array_above_max_length",
         )
     answer = None
-    if body.max_tokens != 0:
+    if body.max_tokens != 0 or scores_prompt:
 
         def text_for(stops: tuple[str, ...]) -> ChoiceText:
             return ChoiceText(tokenizer, splitter=PlainText(), stops=stops, logprobs=top_logprobs is not None)
 
         answer = await asking.open(
-            body,
+            msgspec.structs.replace(body, max_tokens=1) if only_prompt else body,
             model,
             tokenizer,
             prompts,
@@ -159,27 +195,28 @@ async def create(asking: Asking, body: CompletionBody) -> CompletionAnswer:
             choices=choices,
             top_logprobs=top_logprobs,
             default_max_tokens=DEFAULT_MAX_TOKENS,
+            prompt_logprobs=top_logprobs if scores_prompt else None,
         )
     return CompletionAnswer(
         id="cmpl-" + asking.exchange.request_id.removeprefix("req_"),
         created=int(time.time()),
         model=body.model,
         answer=answer,
-        echoes=[text if body.echo else "" for text in texts for _ in range(choices)],
+        echoes=[
+            Echo(text, prompt.tokens) if body.echo else Echo()
+            for prompt, text in zip(prompts, texts, strict=True)
+            for _ in range(choices)
+        ],
         prompt_tokens=sum(len(prompt.tokens) for prompt in prompts),
         logprobs=top_logprobs is not None,
         include_usage=bool(body.stream_options and body.stream_options.include_usage),
+        names=tokenizer,
+        only_prompt=only_prompt,
     )
 
 
 def _refuse(body: CompletionBody, choices: int) -> None:
     """Refuse what can't be honoured: ignoring it would give a wrong answer."""
-    if body.echo and body.logprobs is not None:
-        raise RequestError(
-            "Log-probabilities of the prompt are not supported yet: ask for 'logprobs' without 'echo'.",
-            param="logprobs",
-            code="unsupported_parameter",
-        )
     if body.suffix:
         raise RequestError("'suffix' is not supported.", param="suffix", code="unsupported_parameter")
     if body.best_of is not None and body.best_of != choices:

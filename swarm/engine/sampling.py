@@ -134,6 +134,19 @@ class Sampler:
         return torch.tensor(list(tokens), dtype=torch.long, device=like.device)
 
 
+class PromptScorer(Sampler):
+    """Chooses the tokens it was given, whatever the logits say: what remains are their log-probabilities."""
+
+    def __init__(self, tokens: Sequence[int], top_logprobs: int) -> None:
+        super().__init__(SamplingParams(top_logprobs=top_logprobs))
+        self._tokens = tokens
+
+    def choose(self, logits: torch.Tensor) -> int:
+        if not math.isfinite(float(logits.max())):
+            raise BadTensorError("the logits hold NaN or infinity")
+        return self._tokens[self.position]
+
+
 def draw_token(scores: torch.Tensor, params: SamplingParams, draw: float) -> int:
     """Return the token at ``draw`` in the cumulated probabilities, in the order of token ids.
 

@@ -55,6 +55,8 @@ class GenerationRequest:
     """Ids or names of the nodes a path may use beside this one; None: all."""
     max_hops: int | None = None
     prefer: Preference = "latency"
+    prompt_logprobs: int | None = None
+    """Tell the log-probabilities of the prompt's tokens too, with so many of the likeliest; None: don't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +104,10 @@ class Generation(Protocol):
 
     @property
     def stats(self) -> GenerationStats: ...
+
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """Of the prompt's second token and on; whole when the first token has come, if they were asked for."""
 
     @property
     def finish_reason(self) -> FinishReason | None:

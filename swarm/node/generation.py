@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
 from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult, TokenLogprob
+from swarm.engine.sampling import PromptScorer
 from swarm.errors import LinkDownError, SwarmError
 from swarm.node.front import FinishReason, GenerationRequest, GenerationStats, RouteHop, TokenEvent
 from swarm.protocol.messages import AnyMessage, Busy, Opened, Output, Refused
@@ -24,6 +25,7 @@ from swarm.sessions.effects import (
     Finish,
     Ready,
     Sample,
+    Score,
     Send,
     Shun,
 )
@@ -41,6 +43,8 @@ class OriginTag:
 
     session: SessionId
     epoch: int
+    scored_from: int | None = None
+    """Where in the prompt a comparison with the prompt begins; None for other jobs."""
 
 
 class Surroundings(Protocol):
@@ -104,6 +108,11 @@ class RunningGeneration:
         return self._stats
 
     @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
+        scoring = self.core.scoring
+        return () if scoring is None else tuple(cast("list[TokenLogprob]", scoring.scores))
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         return self._finish
 
@@ -148,6 +157,8 @@ class RunningGeneration:
                 self._finished()
             else:
                 self.core.embedded(tag.epoch, result.hidden, now)
+        elif result.error is None and tag.scored_from is not None:
+            self.core.scored(tag.epoch, tag.scored_from, result.logprobs)
         elif result.error is not None:
             self.core.sample_failed(result.error, now)
         else:
@@ -196,6 +207,13 @@ class RunningGeneration:
             model = self.core.request.model
             self._around.submit(
                 SampleJob(model, self._sampler, effect.hidden, effect.dtype, effect.drafts, tag)
+            )
+        elif isinstance(effect, Score):
+            tag = OriginTag(self.session, effect.epoch, effect.start)
+            scorer = PromptScorer(effect.tokens, self.wishes.prompt_logprobs or 0)
+            model = self.core.request.model
+            self._around.submit(
+                SampleJob(model, scorer, effect.hidden, effect.dtype, effect.tokens[:-1], tag)
             )
         elif isinstance(effect, Embed):
             tag = OriginTag(self.session, effect.epoch)

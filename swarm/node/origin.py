@@ -133,6 +133,7 @@ class Origin:
                 stop_ids=stop_ids,
                 deadline=now + request.deadline_seconds,
                 admission_until=now + min(self._config.api.queue_seconds, request.deadline_seconds),
+                score_prompt=request.prompt_logprobs is not None,
             ),
             self._config.session,
             self._config.engine,

@@ -63,6 +63,18 @@ class Sample:
 
 
 @dataclass(frozen=True, slots=True)
+class Score:
+    """Answer with ``scored(epoch, start, logprobs)``: what row i says of ``tokens[i]``, which follows it."""
+
+    epoch: int
+    start: int
+    """The place in the prompt of the first of ``tokens``."""
+    hidden: bytes | bytearray | memoryview
+    dtype: str
+    tokens: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Shun:
     """An edge or node failed: other requests should avoid it for a while too."""
 
@@ -94,4 +106,4 @@ class Fail:
     error: SwarmError
 
 
-Effect = FindPath | Send | Embed | Sample | Shun | Ready | Emit[object] | Finish | Fail
+Effect = FindPath | Send | Embed | Sample | Score | Shun | Ready | Emit[object] | Finish | Fail

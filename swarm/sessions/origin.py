@@ -35,10 +35,12 @@ from swarm.sessions.effects import (
     Finish,
     Ready,
     Sample,
+    Score,
     Send,
     Shun,
 )
 from swarm.sessions.prefix import PrefixNames
+from swarm.sessions.scoring import PromptScoring
 from swarm.sessions.search import PathSearch
 from swarm.sessions.window import StepWindow
 from swarm.types import DTYPE_BYTES, ModelId, NodeId, SessionId
@@ -69,6 +71,8 @@ class Request:
     stop_ids: frozenset[int]
     deadline: float
     admission_until: float
+    score_prompt: bool = False
+    """Tell the log-probability of every token of the prompt but the first; no prefix is reused then."""
 
     @property
     def limit(self) -> int:
@@ -112,7 +116,8 @@ class OriginSession:
         self._sampling = False
         self._drafts: tuple[int, ...] = ()
         self._own_rows = 1
-        self._names = names
+        self.scoring = PromptScoring(request.prompt) if request.score_prompt else None
+        self._names = names = None if request.score_prompt else names
         if names is not None:
             names.extend(request.prompt)
         self.drafter = Drafter(request.prompt, settings.draft_tokens)
@@ -209,6 +214,8 @@ class OriginSession:
             self._position = min(*self._hits, self._total - 1)
             self.cached_tokens = max(self.cached_tokens, 0 if self._ready else self._position)
             self._window = self._new_window(self.path.step_seconds if self.path else 0.0)
+            if self.scoring is not None:
+                self.scoring.restart()
             if not self._ready:
                 self._ready = True
                 self._effects.append(Ready())
@@ -248,7 +255,8 @@ class OriginSession:
             self._send_step(1 + len(self._drafts), "all", hidden, now)
             return
         count = self._chunk()
-        self._send_step(count, "last" if self._position + count == self._total else "none", hidden, now)
+        rows: Rows = "last" if self._position + count == self._total else "none"
+        self._send_step(count, rows if self._scoring is None else "all", hidden, now)
         self._fill()
 
     def output(self, sender: NodeId, message: Output, payload: memoryview | bytes, now: float) -> None:
@@ -270,7 +278,9 @@ class OriginSession:
             return
         self._window.answered(message.step, now)
         self.times = message.times
-        if rows:
+        if rows and self._scoring is not None:
+            payload = self._score(self._scoring, rows, payload, path.dtype)
+        if payload:
             self._sampling = True
             self._effects.append(Sample(payload, path.dtype, self._drafts))
         else:
@@ -314,6 +324,11 @@ class OriginSession:
             self._next(next_hidden, now)
         elif self._state is State.FINDING:
             self._effects.append(self._search.wish())
+
+    def scored(self, epoch: int, start: int, logprobs: Sequence[object]) -> None:
+        """What rows of the prefill say of the prompt."""
+        if epoch == self.epoch and self.scoring is not None:
+            self.scoring.keep(start, logprobs)
 
     def sample_failed(self, error: SwarmError, now: float) -> None:
         """The output could not be used: NaN, or a size that passed no check here."""
@@ -364,6 +379,21 @@ class OriginSession:
     @property
     def _total(self) -> int:
         return len(self.request.prompt) + len(self.accepted)
+
+    @property
+    def _scoring(self) -> PromptScoring | None:
+        """None as soon as there is an answer: by then all of the prompt has been compared."""
+        return None if self.accepted else self.scoring
+
+    def _score(
+        self, scoring: PromptScoring, rows: int, payload: memoryview | bytes, dtype: str
+    ) -> memoryview | bytes:
+        """Have a chunk's rows compared with the prompt; return the row behind the prompt, or nothing."""
+        start, tokens = scoring.take(rows)
+        cut = len(tokens) * self.request.hidden_size * DTYPE_BYTES[dtype]
+        if tokens:
+            self._effects.append(Score(self.epoch, start, payload[:cut], dtype, tokens))
+        return payload[cut:]
 
     def _blocks(self) -> tuple[bytes, ...]:
         """Names of the blocks before the last token, whose row is always computed."""

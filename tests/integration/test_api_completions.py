@@ -79,6 +79,46 @@ async def test_logprobs_have_the_legacy_shape_with_offsets() -> None:
     assert chunks[-1].choices[0].finish_reason == "stop"
 
 
+async def test_echo_with_logprobs_tells_those_of_the_prompt_too() -> None:
+    async with serving() as served:
+        answer = (await post(served, prompt="abc", echo=True, logprobs=1, max_tokens=2)).json()
+    (choice,) = answer["choices"]
+    assert choice["text"] == "abcHello,"
+    assert choice["logprobs"] == {
+        "tokens": ["a", "b", "c", "Hello", ","],
+        "token_logprobs": [None, -1.0, -2.0, -0.5, -0.5],
+        "top_logprobs": [None, {"a": 0.0}, {"a": 0.0}, {"a": 0.0}, {"a": 0.0}],
+        "text_offset": [0, 1, 2, 3, 8],
+    }
+    assert answer["usage"]["completion_tokens"] == 2
+
+
+async def test_echo_with_logprobs_and_no_tokens_is_the_prompt_alone() -> None:
+    async with serving() as served:
+        answer = (await post(served, prompt=["ab", "cde"], echo=True, logprobs=0, max_tokens=0)).json()
+    assert [(c["text"], c["finish_reason"]) for c in answer["choices"]] == [
+        ("ab", "length"),
+        ("cde", "length"),
+    ]
+    assert [c["logprobs"]["token_logprobs"] for c in answer["choices"]] == [[None, -1.0], [None, -1.0, -2.0]]
+    assert answer["usage"]["completion_tokens"] == 0
+
+
+@pytest.mark.parametrize("max_tokens", [0, 2])
+async def test_a_streamed_echo_says_what_a_whole_one_says(max_tokens: int) -> None:
+    fields: dict[str, Any] = {"prompt": "abc", "echo": True, "logprobs": 1, "max_tokens": max_tokens}
+    async with serving() as served, openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="k") as client:
+        whole = (await client.completions.create(model=MODEL, **fields)).choices[0]
+        stream = await client.completions.create(model=MODEL, **fields, stream=True)
+        choices = [chunk.choices[0] async for chunk in stream]
+    assert whole.logprobs is not None
+    for name, expected in whole.logprobs.model_dump().items():
+        streamed = [value for c in choices if c.logprobs for value in getattr(c.logprobs, name) or ()]
+        assert streamed == expected
+    assert "".join(choice.text for choice in choices) == whole.text
+    assert [choice.finish_reason for choice in choices][-1] == "length"
+
+
 @pytest.mark.parametrize(
     ("fields", "param"),
     [
@@ -92,7 +132,6 @@ async def test_logprobs_have_the_legacy_shape_with_offsets() -> None:
         ({"prompt": [-1]}, "prompt"),
         ({"prompt": [10**12]}, "prompt"),
         ({"prompt": [True]}, "prompt[0]"),
-        ({"prompt": "a", "echo": True, "logprobs": 1}, "logprobs"),
         ({"prompt": "a", "logprobs": 21}, "logprobs"),
         ({"prompt": "a", "suffix": "b"}, "suffix"),
         ({"prompt": "a", "best_of": 3}, "best_of"),

@@ -9,6 +9,7 @@ import httpx
 import openai
 import pytest
 
+from tests.support.reference import prompt_logprobs
 from tests.support.swarm_process import MODEL, SwarmProcesses
 
 pytestmark = [pytest.mark.real_model, pytest.mark.processes, pytest.mark.timeout(300)]
@@ -122,3 +123,22 @@ def test_a_path_uses_only_trusted_nodes_and_not_too_many(
     body = {"model": MODEL, "messages": WEATHER, "max_tokens": 1, "swarm": swarm}
     response = httpx.post(three_nodes.nodes[0].url + "/v1/chat/completions", json=body, timeout=120)
     assert response.status_code == status, response.text
+
+
+@pytest.mark.parametrize("text", ["The capital of France is Paris.", "One, two, three. " * 120])
+@pytest.mark.parametrize("max_tokens", [0, 1])
+def test_an_echoed_prompt_has_the_logprobs_of_a_forward_pass(
+    client: openai.OpenAI, text: str, max_tokens: int
+) -> None:
+    answer = client.completions.create(
+        model=MODEL, prompt=text, echo=True, logprobs=1, max_tokens=max_tokens, temperature=0
+    )
+    choice = answer.choices[0]
+    assert choice.logprobs is not None
+    tokens, values = choice.logprobs.tokens or [], choice.logprobs.token_logprobs or []
+    expected = prompt_logprobs(text)
+    assert "".join(tokens) == choice.text
+    assert len(tokens) == len(expected) + 1 + max_tokens
+    assert values[0] is None
+    assert values[1 : len(expected) + 1] == pytest.approx(expected, abs=1e-4)
+    assert [choice.text[at] for at in choice.logprobs.text_offset or ()] == [token[0] for token in tokens]

@@ -81,6 +81,17 @@ class ScriptedGeneration:
     stats: GenerationStats = field(default_factory=GenerationStats)
     finish_reason: FinishReason | None = None
 
+    @property
+    def prompt_logprobs(self) -> tuple[TokenLogprob, ...]:
+        """A prompt's token has minus its place for a log-probability."""
+        wanted = self.request.prompt_logprobs
+        if wanted is None:
+            return ()
+        top = tuple((ord("a") + at, -float(at)) for at in range(wanted))
+        return tuple(
+            TokenLogprob(token, -float(at), top) for at, token in enumerate(self.request.prompt) if at
+        )
+
     async def __aiter__(self) -> AsyncIterator[TokenEvent]:
         given = 0
         for step in self.steps:

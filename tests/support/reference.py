@@ -35,3 +35,13 @@ def reference(question: str, tokens: int, *, ignore_eos: bool = False) -> str:
         prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=tokens, do_sample=False, **more
     )[0, prompt.shape[1] :]
     return str(tokenizer.decode(answer, skip_special_tokens=True))
+
+
+@cache
+def prompt_logprobs(text: str) -> list[float]:
+    """The log-probability of each token of ``text`` but the first, in float32."""
+    tokenizer, model = _model()
+    ids = tokenizer(text, return_tensors="pt").input_ids
+    with torch.no_grad():
+        said = torch.log_softmax(model(ids).logits[0].float(), dim=-1)
+    return [float(said[at, token]) for at, token in enumerate(ids[0, 1:].tolist())]

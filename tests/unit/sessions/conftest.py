@@ -19,7 +19,7 @@ from swarm.config import EngineSettings, SessionSettings
 from swarm.errors import NoPathError, ProtocolError, SwarmError
 from swarm.protocol.limits import PREFIX_BLOCK_TOKENS
 from swarm.protocol.messages import CloseSession, Hop, Opened, OpenSession, Output, Refused, Step
-from swarm.sessions.effects import ChosenPath, Embed, Emit, Fail, FindPath, Finish, Ready, Sample, Send
+from swarm.sessions.effects import ChosenPath, Embed, Emit, Fail, FindPath, Finish, Ready, Sample, Score, Send
 from swarm.sessions.hop import Admit, HopKey, HopSession, HopSessions, Run
 from swarm.sessions.origin import OriginSession, Request
 from swarm.sessions.prefix import PrefixNames
@@ -121,6 +121,7 @@ class World:
             stop_ids=frozenset(more.pop("stop_ids", ())),  # type: ignore[call-overload]
             deadline=float(more.pop("deadline", 120.0)),  # type: ignore[arg-type]
             admission_until=float(more.pop("admission", 10.0)),  # type: ignore[arg-type]
+            score_prompt=bool(more.pop("score_prompt", False)),
         )
         settings = EngineSettings(prefill_chunk=4, prefill_window=3)
         names = PrefixNames(b"secret", "")
@@ -193,6 +194,14 @@ class World:
             self.at(
                 self.now + 0.001, lambda: self.core.sampled(tokens, logprobs, embed(tokens[-1]), self.now)
             )
+        elif isinstance(effect, Score):
+            rows = bytes(effect.hidden)
+            said = [
+                int.from_bytes(rows[at : at + HIDDEN * 2], "big") for at in range(0, len(rows), HIDDEN * 2)
+            ]
+            pairs = list(zip(said, effect.tokens, strict=True))
+            epoch, start = effect.epoch, effect.start
+            self.at(self.now + 0.001, lambda: self.core.scored(epoch, start, pairs))
         elif isinstance(effect, Emit):
             self.emitted.extend(effect.tokens)
         elif isinstance(effect, Ready):

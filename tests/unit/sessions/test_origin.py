@@ -183,3 +183,30 @@ def test_random_faults_never_change_lose_or_double_a_token(
     if run.error is None:
         assert run.emitted == expected
     assert run.violations == []
+
+
+def _opinions(prompt, undisturbed):
+    """What the model says behind each token of the prompt, beside the token that really follows."""
+    return [(undisturbed(prompt[:at], 1)[0], prompt[at]) for at in range(1, len(prompt))]
+
+
+@pytest.mark.parametrize("length", [1, 2, 4, 5, 8, 11])
+def test_a_prompt_is_scored_token_by_token_and_its_answer_is_the_same(length, world, undisturbed):
+    run = world(1, THREE)
+    core = run.ask(PROMPT[:length], 5, score_prompt=True)
+    run.run()
+    assert core.scoring.scores == _opinions(PROMPT[:length], undisturbed)
+    assert run.emitted == undisturbed(PROMPT[:length], 5)
+    assert run.violations == []
+
+
+@given(seed=st.integers(0, 10_000), when=st.floats(0.0, 0.4), victim=st.sampled_from(["a", "b", "c"]))
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+def test_a_lost_node_changes_no_score(seed, when, victim, world, undisturbed):
+    run = world(seed, TWICE)
+    core = run.ask(PROMPT, 10, score_prompt=True)
+    run.at(when, lambda: run.kill(victim))
+    run.run()
+    assert run.error is None
+    assert core.scoring.scores == _opinions(PROMPT, undisturbed)
+    assert run.emitted == undisturbed(PROMPT, 10)
