@@ -79,6 +79,9 @@ class Cell:
     streams: int
     prompt_tokens: int
     total_rate: list[float] = field(default_factory=list)
+    """The streams' own rates added up: (tokens - 1) / (last - first content event) each."""
+    wall_rate: list[float] = field(default_factory=list)
+    """All tokens over the time from the first of all to the last: staggered prompts count as time here."""
     ttft: list[float] = field(default_factory=list)
     gap_p50: list[float] = field(default_factory=list)
     gap_p99: list[float] = field(default_factory=list)
@@ -144,7 +147,8 @@ def measure(swarm: SwarmProcesses, nodes: int, args: argparse.Namespace) -> list
             for repeat in range(args.repeats):
                 salt = repeat + 10 * streams + prompt_tokens
                 results, rate = asyncio.run(drive(url, streams, prompt_tokens, args.tokens, salt))
-                cell.total_rate.append(results[0].rate if streams == 1 else rate)
+                cell.total_rate.append(sum(result.rate for result in results))
+                cell.wall_rate.append(rate)
                 cell.ttft.append(statistics.median(result.ttft for result in results))
                 gaps = [gap for result in results for gap in result.gaps]
                 cell.gap_p50.append(percentile(gaps, 0.5))
@@ -247,6 +251,20 @@ def prefill_seconds(url: str, repeats: int) -> list[float]:
     return differences
 
 
+def bytes_per_token(swarm: SwarmProcesses) -> float:
+    """What the front door sends to the other hops for one token of decoding: a long answer minus a short one."""
+
+    def sent() -> int:
+        return sum(link["bytes_sent"] for link in swarm.nodes[0].get("/swarm/state")[1]["traffic"].values())
+
+    counts = []
+    for tokens in (16, 144):
+        before = sent()
+        asyncio.run(drive(swarm.nodes[0].url, 1, 40, tokens, 9000))
+        counts.append(sent() - before)
+    return (counts[1] - counts[0]) / 128
+
+
 def ratio_line(name: str, above: list[float], below: list[float]) -> str:
     ratios = [a / b for a, b in zip(above, below, strict=False)]
     return f"{name}: {min(ratios):.2f} / {statistics.median(ratios):.2f} / {max(ratios):.2f}"
@@ -280,6 +298,8 @@ def main() -> int:
         "cells": [],
         "memory": {},
         "ready_seconds": {},
+        "loop_lag_ms": {},
+        "bytes_per_token": {},
     }
     settings = Path(tempfile.mkdtemp()) / "swarm.toml"
     settings.write_text(f"[session]\ndraft_tokens = {args.drafts}\n")
@@ -298,6 +318,9 @@ def main() -> int:
             )
             for cell in measure(swarm, nodes, args):
                 cells[cell.nodes, cell.streams, cell.prompt_tokens] = cell
+            result["loop_lag_ms"][nodes] = swarm.nodes[0].get("/swarm/state")[1]["loop_lag_ms"]
+            if nodes > 1:
+                result["bytes_per_token"][nodes] = bytes_per_token(swarm)
             if nodes == 1:
                 prefill = prefill_seconds(swarm.nodes[0].url, args.repeats)
             result["memory"][nodes] = [
@@ -349,6 +372,12 @@ def ratios(
                     lines.append(
                         ratio_line("prefill of 512, generate / 1 node, s", reference["prefill"], prefill)
                     )
+    for nodes, octets in result["bytes_per_token"].items():
+        lines.append(f"bytes the door sends a token, {nodes} nodes (heartbeats included): {octets:.0f}")
+    for nodes, lag in result["loop_lag_ms"].items():
+        lines.append(
+            f"event-loop lag of the door, {nodes} node(s), ms: p50 {lag['p50']}, p99 {lag['p99']}, max {lag['max']}"
+        )
     for nodes, held in result["memory"].items():
         lines += [f"RSS of {m['span']} of {nodes} node(s): {m['rss'] / 2**20:.0f} MiB" for m in held]
     return lines

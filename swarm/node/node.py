@@ -24,6 +24,7 @@ from swarm.node.dispatch import Dispatch
 from swarm.node.front import FrontDoor
 from swarm.node.gossip_loop import GossipLoop
 from swarm.node.hosting import Hosting
+from swarm.node.lag import LoopLag
 from swarm.node.origin import Origin
 from swarm.node.stage_service import StageService
 from swarm.node.status import swarm_state
@@ -76,6 +77,7 @@ class Node:
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._linked = asyncio.Event()
+        self._lag = LoopLag()
         self._failure: SwarmError | None = None
         self._view: SwarmView | None = None
         self._view_until = 0.0
@@ -235,7 +237,9 @@ class Node:
         while True:
             self._stage.tick()
             self._origin.tick()
+            due = self._clock() + TICK_SECONDS
             await asyncio.sleep(TICK_SECONDS)
+            self._lag.observe(self._clock() - due)
 
     async def _report_load(self) -> None:
         """Say how busy this node is; the membership paces what is really sent."""
@@ -359,6 +363,8 @@ class Node:
             self._origin.state(),
             self._engine.stats(),
             hop_sessions=self._stage.session_count,
+            loop_lag=self._lag.percentiles(),
+            traffic=self._network.stats(),
             detail=detail,
         )
 

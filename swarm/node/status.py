@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from swarm.engine.jobs import EngineStats
     from swarm.gossip.member import Member
+    from swarm.net.peers import LinkStats
     from swarm.node.front import ServedModel
     from swarm.types import NodeId
 
@@ -20,9 +21,12 @@ def swarm_state(
     engine: EngineStats,
     *,
     hop_sessions: int,
+    loop_lag: Mapping[str, float],
+    traffic: Mapping[NodeId, LinkStats],
     detail: bool,
 ) -> dict[str, Any]:
-    return {
+    """Build what /swarm/state answers; addresses and links only with ``detail``."""
+    state: dict[str, Any] = {
         "node": own,
         "members": [_member(member, detail) for member in members],
         "models": [
@@ -46,9 +50,17 @@ def swarm_state(
             "rows": engine.rows,
             "busy_seconds": round(engine.busy_seconds, 3),
             "weight_bytes": engine.weight_bytes,
+            "kv_kept_bytes": engine.kv_kept_bytes,
             "hop_sessions": hop_sessions,
         },
+        "loop_lag_ms": dict(loop_lag),
     }
+    if detail:
+        state["traffic"] = {
+            node: {"bytes_sent": link.bytes_sent, "bytes_received": link.bytes_received}
+            for node, link in traffic.items()
+        }
+    return state
 
 
 def _member(member: Member, detail: bool) -> dict[str, Any]:
