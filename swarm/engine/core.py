@@ -25,7 +25,7 @@ from swarm.engine.jobs import (
     StepResult,
 )
 from swarm.engine.sampling import sample_rows
-from swarm.engine.scheduler import Scheduler, Waiting
+from swarm.engine.scheduler import DECODE_ROWS, Scheduler, Waiting
 from swarm.engine.stage import OpenSequence, Stage
 from swarm.engine.tensors import check_payload, pack_rows, row_bytes
 from swarm.errors import BadTensorError, EngineError
@@ -153,7 +153,7 @@ class ComputeCore:
             results.extend(self._embed(job) for job in embeds)
         else:
             self._apply_cuts()
-            results.extend(self._step(self._scheduler.next_batch()))
+            results.extend(self._step(self._scheduler.next_batch(self._cohorts.share)))
         self.counters.busy_seconds += time.perf_counter() - began
         return results
 
@@ -248,7 +248,7 @@ class ComputeCore:
             results.extend(self._undo(waiting.job, error) for waiting in good)
         now = time.perf_counter()
         self._cohorts.stepped(now - began)
-        self._cohorts.answered((w.job.key for w in good if w.job.lone_hop and w.job.rows != "none"), now)
+        self._cohorts.answered((w.job for w in good if w.job.count <= DECODE_ROWS), now)
         self.counters.steps += 1
         self.counters.rows += rows
         return results

@@ -34,8 +34,8 @@ class StepJob:
     dtype: str
     rows: Rows
     tag: Tag = None
-    lone_hop: bool = False
-    """Whether all of the model's layers are computed here, so that the sequence is back as soon as it is sampled."""
+    hops: int = 1
+    """Places that compute the model for this sequence; 1: it is back as soon as its token is sampled."""
     received_at: float = 0.0
     """``time.perf_counter()`` when the bytes arrived; queue time counts from here (0: from submit)."""
 

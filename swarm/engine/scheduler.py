@@ -6,7 +6,7 @@ Continuous batching after Orca and vLLM: rows of answers first, then prompt chun
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
 from swarm.engine.jobs import SequenceKey, StepJob
@@ -73,11 +73,12 @@ class Scheduler:
                 del self._queues[key]
         return due
 
-    def next_batch(self) -> list[Waiting]:
+    def next_batch(self, share: Callable[[Sequence[StepJob]], int] = len) -> list[Waiting]:
         """Take the steps of the next forward pass, all of one group; empty when nothing waits.
 
-        The group is that of the oldest step, so that no group starves another. A step that alone exceeds the
-        budget runs when it is the first prefill of its turn.
+        ``share`` says how many of the waiting decode steps to take at most. The group is that of the oldest step, so
+        that no group starves another. A step that alone exceeds the budget runs when it is the first prefill of its
+        turn.
         """
         heads = sorted((q[0] for q in self._queues.values() if isinstance(q[0], Waiting)), key=_by_order)
         if not heads:
@@ -87,7 +88,7 @@ class Scheduler:
         prefill = [head for head in heads if head.job.count > DECODE_ROWS]
         chosen: list[Waiting] = []
         rows = 0
-        for head in decode:
+        for head in decode[: share([head.job for head in decode])] if decode else ():
             if chosen and rows + head.job.count > self._budget:
                 break
             chosen.append(head)

@@ -165,7 +165,7 @@ class StageService:
                 dtype=step.dtype,
                 rows=step.rows if session.is_last else "all",
                 tag=StepTag(session.key, step.epoch, step.step),
-                lone_hop=len(session.hops) == 1,
+                hops=len(session.hops),
                 received_at=now,
             )
         )
