@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, aclosing
+from dataclasses import replace
 from typing import cast
 
 import msgspec
-from quart import Quart, Response, request
+from quart import Quart, Response, request, websocket
 from werkzeug.exceptions import HTTPException
 
-from swarm.api import catalog, chat, completions, exchange, openapi, sse
+from swarm.api import catalog, chat, completions, exchange, metrics, openapi, sse
 from swarm.api.answers import Version
 from swarm.api.asking import Asking
-from swarm.api.edge import AsgiApp, Edge
+from swarm.api.edge import SOCKET_PATHS, AsgiApp, Edge
 from swarm.api.errors import UnknownResponseError, described, error_headers, http_error, internal_error
+from swarm.api.exchange import Exchange
+from swarm.api.metrics import Metrics
 from swarm.api.params import MAX_TIMEOUT_SECONDS, decimal
 from swarm.api.responses import handler as responses
+from swarm.api.responses import socket
 from swarm.api.responses.schemas import ResponsesBody
 from swarm.api.responses.store import ResponseStore
 from swarm.api.schemas import ChatBody, CompletionBody, parse
@@ -35,19 +40,21 @@ def create_app(front: FrontDoor, settings: ApiSettings, *, version: str) -> Asgi
     app.config["MAX_CONTENT_LENGTH"] = None
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    Routes(front, settings, version).register(app)
+    counted = Metrics(lambda: front.state(detail=False))
+    Routes(front, settings, version, counted).register(app)
     app.register_error_handler(SwarmError, _on_swarm_error)
     app.register_error_handler(HTTPException, _on_http_error)
-    return Edge(cast(AsgiApp, app), settings)
+    return Edge(cast(AsgiApp, app), settings, counted)
 
 
 class Routes:
     """The handlers of one front door. Each path is served with and without /v1."""
 
-    def __init__(self, front: FrontDoor, settings: ApiSettings, version: str) -> None:
+    def __init__(self, front: FrontDoor, settings: ApiSettings, version: str, metrics: Metrics) -> None:
         self._front = front
         self._settings = settings
         self._version = version
+        self._metrics = metrics
         self._stored = ResponseStore()
 
     def register(self, app: Quart) -> None:
@@ -55,17 +62,21 @@ class Routes:
             ("POST", "/chat/completions", self.chat_completions),
             ("POST", "/completions", self.completions),
             ("POST", "/responses", self.responses),
+            ("POST", "/responses/compact", self.compact),
             ("GET", "/responses/<response_id>", self.stored_response),
             ("DELETE", "/responses/<response_id>", self.delete_response),
             ("GET", "/models", self.models),
             ("GET", "/models/<path:model>", self.model),
             ("GET", "/health", self.health),
+            ("GET", "/metrics", self.metrics),
             ("GET", "/version", self.version),
             ("GET", "/openapi.json", self.openapi),
         ]
         for method, path, handler in routes:
             for prefix in ("", "/v1"):
                 app.add_url_rule(prefix + path, f"{method} {prefix}{path}", handler, methods=[method])
+        for path in sorted(SOCKET_PATHS):
+            app.add_websocket(path, f"WS {path}", self.responses_socket)
         app.add_url_rule("/swarm/state", "state", self.state, methods=["GET"])
 
     async def chat_completions(self) -> Response:
@@ -90,6 +101,27 @@ class Routes:
             return _stream(running.events(), running.route)
         return _json(await running.whole(), headers={"x-swarm-route": running.route})
 
+    async def compact(self) -> Response:
+        body = parse(await _body(), ResponsesBody)
+        return _json(await responses.compact(self._asking(), body, self._stored))
+
+    async def responses_socket(self) -> None:
+        """Answer one message after the other until the client leaves; each is a request of its own."""
+        await websocket.accept()
+        connected = exchange.current()
+        while True:
+            message = await websocket.receive()
+            asked = replace(connected, request_id=exchange.new_request_id(), cleanup=AsyncExitStack())
+
+            async def create(body: ResponsesBody, asked: Exchange = asked) -> responses.RunningResponse:
+                asked.charge()
+                asking = Asking(self._front, self._settings, asked, self._metrics)
+                return await responses.create(asking, body, self._stored)
+
+            async with asked.cleanup, aclosing(socket.answered(message, create)) as answers:
+                async for answer in answers:
+                    await websocket.send(answer)
+
     async def stored_response(self, response_id: str) -> Response:
         found = self._stored.response(exchange.current().caller.scope, response_id)
         if found is None:
@@ -111,6 +143,9 @@ class Routes:
         health = catalog.health_of(self._front.models())
         return _json(health, 503 if health.status == "unavailable" else 200)
 
+    async def metrics(self) -> Response:
+        return Response(self._metrics.exposed(), content_type=metrics.CONTENT_TYPE)
+
     async def version(self) -> Response:
         return _json(Version(self._version))
 
@@ -125,7 +160,7 @@ class Routes:
         current = exchange.current()
         if (named := request.headers.get(_TIMEOUT_HEADER)) is not None:
             current.timeout_seconds = _seconds(named)
-        return Asking(self._front, self._settings, current)
+        return Asking(self._front, self._settings, current, self._metrics)
 
 
 async def _body() -> bytes:

@@ -14,6 +14,7 @@ from typing import Any, Literal
 from swarm.api.choices import Answer, open_answer
 from swarm.api.errors import ModelUnavailableError
 from swarm.api.exchange import Exchange
+from swarm.api.metrics import Metrics
 from swarm.api.params import limits_of, min_tokens_bans, path_wishes_of, sampling_of
 from swarm.api.pieces import ChoiceText
 from swarm.api.prompt import TemplateMessage, with_one_system_message
@@ -54,6 +55,7 @@ class Asking:
     front: FrontDoor
     settings: ApiSettings
     exchange: Exchange
+    metrics: Metrics
 
     def model(self, name: str) -> ServedModel:
         """Raises UnknownModelError, NoPathError or ModelUnavailableError before anything is computed."""
@@ -123,6 +125,7 @@ class Asking:
             ],
             [text_for(limits.stop) for _ in range(choices * len(prompts))],
             self.exchange.cleanup,
+            metrics=self.metrics,
             tells_route=wishes.tells_route,
         )
 

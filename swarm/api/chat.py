@@ -151,7 +151,7 @@ class ChatAnswer:
 async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
     """Validate, render and reserve. Raises SwarmError; nothing has been sent to the client by then."""
     messages = template_messages(body.messages)
-    tools = _tool_use(body)
+    tools = _tool_use(body, ignore_others=asking.settings.unsupported_tools == "ignore")
     form = format_of(body.response_format, "response_format", nested=True)
     choices = params.choices_of(body.n)
     top_logprobs = params.top_logprobs_of(body.logprobs, body.top_logprobs)
@@ -187,8 +187,8 @@ async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
     )
 
 
-def _tool_use(body: ChatBody) -> ToolUse:
-    tools = tools_of(body.tools, nested=True)
+def _tool_use(body: ChatBody, *, ignore_others: bool) -> ToolUse:
+    tools = tools_of(body.tools, nested=True, ignore_others=ignore_others)
     return ToolUse(tools, choice_of(body.tool_choice, tools), parallel=body.parallel_tool_calls is not False)
 
 

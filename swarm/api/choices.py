@@ -15,6 +15,7 @@ from typing import TypeVar
 from msgspec import UNSET, UnsetType
 
 from swarm.api.answers import SwarmUsage, UsedHop
+from swarm.api.metrics import Meter, Metrics
 from swarm.api.pieces import ChoiceText, Piece
 from swarm.node.front import FrontDoor, Generation, GenerationRequest, RouteHop
 
@@ -28,11 +29,15 @@ class Choice:
     index: int
     generation: Generation
     text: ChoiceText
+    meter: Meter
     finish_reason: str | None = None
 
     async def pieces(self) -> AsyncIterator[list[Piece]]:
         """Yield what can be shown, in order. Raises SwarmError when the answer can't be continued."""
+        clock = asyncio.get_running_loop().time
         async for event in self.generation:
+            if event.token >= 0:
+                self.meter.token(clock())
             if shown := self.text.push(event):
                 yield shown
             if self.text.stopped:
@@ -99,17 +104,21 @@ async def open_answer(
     texts: Sequence[ChoiceText],
     cleanup: AsyncExitStack,
     *,
+    metrics: Metrics,
     tells_route: bool = False,
 ) -> Answer:
     """Reserve every choice's path; nothing has been sent to the client when this raises a SwarmError.
 
     ``cleanup`` closes the generations when the request ends.
     """
+    asked_at = asyncio.get_running_loop().time()
 
-    async def reserve(request: GenerationRequest) -> Generation:
+    async def reserve(request: GenerationRequest) -> tuple[Generation, Meter]:
         generation = await front.open(request)
+        meter = metrics.begin(generation.stats, asked_at)
+        cleanup.callback(meter.end)
         cleanup.push_async_callback(generation.aclose)
-        return generation
+        return generation, meter
 
     if len(requests) == 1:
         generations = [await reserve(requests[0])]
@@ -121,8 +130,8 @@ async def open_answer(
                 raise result
             generations.append(result)
     choices = tuple(
-        Choice(index, generation, text)
-        for index, (generation, text) in enumerate(zip(generations, texts, strict=True))
+        Choice(index, generation, text, meter)
+        for index, ((generation, meter), text) in enumerate(zip(generations, texts, strict=True))
     )
     return Answer(choices, len(requests[0].prompt), tells_route)
 

@@ -6,11 +6,11 @@ ASGI middleware. Knows nothing of models or answers.
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from functools import partial
 from typing import Any
 
 from swarm.api import exchange, sse
@@ -27,6 +27,7 @@ from swarm.api.errors import (
 from swarm.api.exchange import Exchange
 from swarm.api.guards import Caller, Guard, is_loopback
 from swarm.api.intake import Receive, drain, replayed, take_body
+from swarm.api.metrics import Metrics
 from swarm.api.rates import Rates
 from swarm.api.sse import Keepalive, Send
 from swarm.config import ApiSettings
@@ -35,6 +36,7 @@ from swarm.errors import SwarmError
 Scope = MutableMapping[str, Any]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
+SOCKET_PATHS = frozenset({"/responses", "/v1/responses"})
 OPEN_PATHS = frozenset({"/health", "/v1/health"})
 _EXPOSED_HEADERS = "x-request-id, x-swarm-route, retry-after"
 
@@ -49,8 +51,9 @@ class StalledReaderError(TimeoutError):
 class Edge:
     """Wraps an ASGI application. One instance a front door."""
 
-    def __init__(self, app: AsgiApp, settings: ApiSettings) -> None:
+    def __init__(self, app: AsgiApp, settings: ApiSettings, metrics: Metrics) -> None:
         self._app = app
+        self._metrics = metrics
         self._guard = Guard.of(settings)
         self._settings = settings
         self._under_way: Counter[str] = Counter()
@@ -60,7 +63,7 @@ class Edge:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        current = Exchange(f"req_{secrets.token_hex(16)}")
+        current = Exchange(exchange.new_request_id())
         current.from_loopback = scope.get("client") is not None and is_loopback(scope["client"][0])
         exchange.enter(current)
         answer = _Answer(send, current.request_id, self._settings.stalled_reader_seconds)
@@ -70,6 +73,9 @@ class Edge:
                 await self._admitted(scope, receive, keepalive.send, answer, current)
         finally:
             await keepalive.aclose()
+            if scope["type"] == "http":
+                # 499, as proxies say it: the client left before its answer began.
+                self._metrics.answered(str(scope["path"]), answer.status or 499)
 
     async def _admitted(
         self, scope: Scope, receive: Receive, send: Send, answer: _Answer, current: Exchange
@@ -83,12 +89,12 @@ class Edge:
                 await answer.preflight()
                 return
             current.caller = self._caller(scope, headers)
-            # No path speaks WebSocket.
-            if scope["type"] == "websocket" or not str(scope["path"]).startswith("/"):
+            if not _has_path(scope):
                 await answer.refuse(
                     scope, 404, http_error(404, str(scope.get("method", "GET")), str(scope["path"])), {}
                 )
                 return
+            current.charge = partial(self._charge, current.caller)
             with self._counted(scope, current.caller):
                 if scope["type"] == "http" and scope["method"] == "POST":
                     body = await self._body(headers, receive)
@@ -134,11 +140,8 @@ class Edge:
         limit = caller.max_concurrent or self._settings.max_concurrent_per_key
         if self._under_way[caller.scope] >= limit:
             raise TooManyRequestsError(limit)
-        if caller.requests_per_minute is not None:
-            now = asyncio.get_running_loop().time()
-            wait = self._rates.take(caller.scope, caller.requests_per_minute, now)
-            if wait > 0:
-                raise RateLimitError(caller.requests_per_minute, wait)
+        if scope["type"] == "http":
+            self._charge(caller)
         self._under_way[caller.scope] += 1
         try:
             yield
@@ -146,6 +149,15 @@ class Edge:
             self._under_way[caller.scope] -= 1
             if not self._under_way[caller.scope]:
                 del self._under_way[caller.scope]
+
+    def _charge(self, caller: Caller) -> None:
+        """Count a request against its key's requests a minute. Raises RateLimitError."""
+        if caller.requests_per_minute is None:
+            return
+        now = asyncio.get_running_loop().time()
+        wait = self._rates.take(caller.scope, caller.requests_per_minute, now)
+        if wait > 0:
+            raise RateLimitError(caller.requests_per_minute, wait)
 
 
 class _Headers:
@@ -167,8 +179,15 @@ class _Answer:
         self._started: Mapping[str, Any] | None = None
         self._ended = False
 
+    @property
+    def status(self) -> int | None:
+        """What the client was told, or None when it was told nothing."""
+        return None if self._started is None else int(self._started["status"])
+
     async def send(self, message: Mapping[str, Any]) -> None:
-        if message["type"] in ("http.response.start", "websocket.http.response.start"):
+        if message["type"] == "websocket.accept":
+            message = {**message, "headers": [*message.get("headers", ()), *self._own_headers()]}
+        elif message["type"] in ("http.response.start", "websocket.http.response.start"):
             message = {**message, "headers": [*message.get("headers", ()), *self._own_headers()]}
             self._started = message
         elif message["type"] == "http.response.body":
@@ -229,6 +248,12 @@ class _Answer:
                 (b"vary", b"Origin"),
             ]
         return headers
+
+
+def _has_path(scope: Scope) -> bool:
+    """Whether the path can be one of this door's: only responses are served over WebSocket too."""
+    path = str(scope["path"])
+    return path in SOCKET_PATHS if scope["type"] == "websocket" else path.startswith("/")
 
 
 def _is_preflight(scope: Scope, headers: _Headers) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import secrets
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -19,6 +21,12 @@ class Exchange:
     timeout_seconds: float | None = None
     """The deadline named in the request's headers."""
     cleanup: AsyncExitStack = field(default_factory=AsyncExitStack)
+    charge: Callable[[], None] = field(default=lambda: None)
+    """Counts a request that comes as a message; raises a RequestError when the key may not ask now."""
+
+
+def new_request_id() -> str:
+    return f"req_{secrets.token_hex(16)}"
 
 
 _current: ContextVar[Exchange] = ContextVar("swarm_api_exchange")

@@ -9,6 +9,7 @@ from typing import Any
 import msgspec
 
 from swarm.api.answers import ChatCompletion, Completion, ErrorAnswer, Health, Model, ModelList, Version
+from swarm.api.responses.compaction import CompactedResponse
 from swarm.api.responses.objects import ResponseObject
 from swarm.api.responses.schemas import ResponsesBody
 from swarm.api.schemas import ChatBody, CompletionBody
@@ -47,11 +48,19 @@ class _Operation:
     parameter: str | None = None
     unavailable: type[msgspec.Struct] | None = None
     """What 503 answers with when it is no error object."""
+    text: bool = False
 
 
 _OPERATIONS = (
     _Operation("post", "/v1/chat/completions", "Answer a conversation", ChatCompletion, ChatBody),
     _Operation("post", "/v1/responses", "Answer with the Responses API", ResponseObject, ResponsesBody),
+    _Operation(
+        "post",
+        "/v1/responses/compact",
+        "Shorten a conversation to a summary",
+        CompactedResponse,
+        ResponsesBody,
+    ),
     _Operation(
         "get", "/v1/responses/{response_id}", "A stored response", ResponseObject, parameter="response_id"
     ),
@@ -60,6 +69,7 @@ _OPERATIONS = (
     _Operation("get", "/v1/models", "The models of this swarm", ModelList),
     _Operation("get", "/v1/models/{model}", "One model; its id may hold a slash", Model, parameter="model"),
     _Operation("get", "/health", "Which models can be served", Health, unavailable=Health),
+    _Operation("get", "/metrics", "Counters, in Prometheus' text format", text=True),
     _Operation("get", "/version", "This server's version", Version),
     _Operation("get", "/swarm/state", "Members, spans, links and sessions"),
 )
@@ -115,7 +125,9 @@ def _described(operation: _Operation) -> dict[str, Any]:
 def _answers(operation: _Operation) -> dict[str, Any]:
     schema = _ref(operation.answer) if operation.answer else {"type": "object"}
     content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if operation.body is not None:
+    if operation.text:
+        content = {"text/plain": {"schema": {"type": "string"}}}
+    if operation.body is not None and operation.answer is not CompactedResponse:
         content["text/event-stream"] = {"schema": {"type": "string"}}
     answers: dict[str, Any] = {"200": {"description": "The answer", "content": content}}
     for status, description in _ERRORS.items():

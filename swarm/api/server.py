@@ -42,6 +42,8 @@ class ApiServer:
         self._context = WorkerContext(None)
         self._hypercorn = HypercornConfig()
         self._hypercorn.include_server_header = False
+        self._hypercorn.websocket_max_message_size = settings.max_body_bytes
+        self._hypercorn.websocket_ping_interval = settings.keepalive_seconds
         self._hypercorn.keep_alive_timeout = _IDLE_SECONDS
         self._hypercorn.keep_alive_max_requests = _REQUESTS_A_CONNECTION
         self._hypercorn.errorlog = logging.getLogger("swarm.api.hypercorn")

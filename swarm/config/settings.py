@@ -102,6 +102,11 @@ class ApiSettings:
     parallel_tool_calls: bool = knob(
         False, "Let /v1/responses answer with several calls where a request allows it; else with one at most."
     )
+    unsupported_tools: str = knob(
+        "refuse",
+        "Hosted and custom tools in a request: answered 400, or left out of it.",
+        choices=("refuse", "ignore"),
+    )
     default_max_tokens: int = knob(1000, "Tokens generated when a request names no limit.")
     queue_seconds: float = knob(10.0, "How long a request waits for room before it is answered 429.")
     request_seconds: float = knob(600.0, "A request's deadline when it names none.")

@@ -224,10 +224,10 @@ async def test_a_web_page_of_another_origin_is_403_even_for_health() -> None:
 
 
 async def test_websockets_pass_the_same_guards() -> None:
-    async def upgrade(served: Served, *headers: str) -> int:
+    async def upgrade(served: Served, *headers: str, path: str = "/v1/responses") -> int:
         reader, writer = await asyncio.open_connection(served.address.host, served.address.port)
         lines = [
-            "GET /v1/responses HTTP/1.1",
+            f"GET {path} HTTP/1.1",
             "Connection: Upgrade",
             "Upgrade: websocket",
             "Sec-WebSocket-Version: 13",
@@ -246,7 +246,8 @@ async def test_websockets_pass_the_same_guards() -> None:
         assert await upgrade(served, own, key, "Origin: http://evil.example") == 403
         assert await upgrade(served, "Host: evil.example", key) == 421
         assert await upgrade(served, own) == 400
-        assert await upgrade(served, own, key) == 404
+        assert await upgrade(served, own, key, path="/v1/chat/completions") == 404
+        assert await upgrade(served, own, key) == 101
 
 
 async def test_a_form_post_is_415() -> None:

@@ -336,3 +336,49 @@ async def test_the_settings_may_name_the_format_of_calls() -> None:
         async with serving(front, tool_parser=parser) as served:
             types += [item["type"] for item in (await post(served, tools=TOOLS)).json()["output"]]
     assert types == ["message", "function_call"]
+
+
+async def test_a_call_into_a_namespace_names_it_and_goes_back() -> None:
+    call = '{"name": "files__read", "arguments": {"path": "a"}}'
+    tools = [{"type": "namespace", "name": "files", "tools": [{"type": "function", "name": "read"}]}]
+    async with serving(FakeFrontDoor(script=lambda request: [call])) as served, httpx.AsyncClient() as client:
+        url = served.url + "/v1/responses"
+        body = {"model": MODEL, "input": "Read a", "tools": tools}
+        answer = (await client.post(url, json=body)).json()
+        (item,) = answer["output"]
+        result = {"type": "function_call_output", "call_id": item["call_id"], "output": "text of a"}
+        again = {**body, "input": [{"role": "user", "content": "Read a"}, item, result]}
+        assert (await client.post(url, json=again)).status_code == 200
+    assert (item["namespace"], item["name"]) == ("files", "read")
+    assert answer["tools"] == tools
+    assert "files__read" in str(served.front.chat_tokenizer.rendered[1]["messages"])
+
+
+async def test_hosted_tools_are_left_out_where_the_settings_say_so() -> None:
+    body = {"model": MODEL, "input": "Hi", "tools": [{"type": "web_search"}]}
+    async with serving(unsupported_tools="ignore") as served, httpx.AsyncClient() as client:
+        answer = (await client.post(served.url + "/v1/responses", json=body)).json()
+    assert answer["output_text"] == "Hello, world!"
+
+
+async def test_a_compacted_conversation_is_a_summary_that_later_requests_take() -> None:
+    front = FakeFrontDoor(script=lambda request: ["They greeted."])
+    async with serving(front) as served, httpx.AsyncClient() as client:
+        url = served.url + "/v1/responses"
+        turns = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello"}]
+        compacted = (await client.post(url + "/compact", json={"model": MODEL, "input": turns})).json()
+        user, compaction = compacted["output"]
+        following = [*compacted["output"], {"role": "user", "content": "And now?"}]
+        response = await client.post(url, json={"model": MODEL, "input": following})
+        wrong = [{"type": "compaction", "encrypted_content": "!"}]
+        refused = await client.post(url, json={"model": MODEL, "input": wrong})
+    assert compacted["object"] == "response.compaction"
+    assert compacted["usage"]["output_tokens"] == 1
+    assert (user["role"], user["content"]) == ("user", [{"type": "input_text", "text": "Hi"}])
+    assert compaction["type"] == "compaction"
+    assert response.status_code == 200
+    first, second = (rendered["messages"] for rendered in front.chat_tokenizer.rendered)
+    assert [message["content"] for message in first[:2]] == ["Hi", "Hello"]
+    assert first[2]["content"].startswith("Summarise")
+    assert "They greeted." in second[1]["content"]
+    assert refused.json()["error"]["param"] == "input[0].encrypted_content"

@@ -150,7 +150,11 @@ class FakeFrontDoor:
         return generation
 
     def state(self, *, detail: bool) -> dict[str, Any]:
-        return {"members": [], "detail": detail}
+        return {
+            "members": [],
+            "detail": detail,
+            "engine": {"queued_jobs": 0, "kv_used_bytes": 1024, "kv_budget_bytes": 4096},
+        }
 
 
 @dataclass(frozen=True)

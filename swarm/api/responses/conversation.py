@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from swarm.api.prompt import TemplateMessage, joined_text, template_messages, template_tool_call
+from swarm.api.responses.compaction import summary_message
 from swarm.api.responses.objects import FunctionCallItem, Item, MessageItem, ReasoningItem
 from swarm.api.responses.schemas import InputItem
 from swarm.api.schemas import Message
+from swarm.api.tools.definitions import joined_name
 from swarm.errors import RequestError
 
 
@@ -37,7 +39,9 @@ def output_messages(items: Sequence[Item]) -> list[TemplateMessage]:
     for item in items:
         if isinstance(item, FunctionCallItem):
             _assistant(messages).setdefault("tool_calls", []).append(
-                template_tool_call(item.call_id, item.name, item.arguments, "output")
+                template_tool_call(
+                    item.call_id, joined_name(item.namespace or None, item.name), item.arguments, "output"
+                )
             )
         elif isinstance(item, MessageItem):
             _assistant(messages)["content"] += item.text
@@ -67,6 +71,7 @@ def _add(messages: list[TemplateMessage], item: InputItem, param: str) -> None:
             _add_message(messages, item, param)
         case "function_call":
             name, call_id = _given(item.name, f"{param}.name"), _given(item.call_id, f"{param}.call_id")
+            name = joined_name(item.namespace, name)
             call = template_tool_call(call_id, name, item.arguments, f"{param}.arguments")
             _assistant(messages).setdefault("tool_calls", []).append(call)
         case "function_call_output":
@@ -75,6 +80,8 @@ def _add(messages: list[TemplateMessage], item: InputItem, param: str) -> None:
                 _given(None, f"{param}.output")
             content = joined_text(item.output, f"{param}.output")
             messages.append({"role": "tool", "content": content, "tool_call_id": call_id})
+        case "compaction":
+            messages.append(summary_message(item.encrypted_content, param))
         case "reasoning":
             parts = item.content if isinstance(item.content, list) and item.content else item.summary
             text = "".join(part.text or "" for part in parts or ())
@@ -82,7 +89,7 @@ def _add(messages: list[TemplateMessage], item: InputItem, param: str) -> None:
         case other:
             raise RequestError(
                 f"Invalid value: {other[:50]!r}. Supported values are: 'message', 'function_call', "
-                "'function_call_output', and 'reasoning'.",
+                "'function_call_output', 'reasoning', and 'compaction'.",
                 param=f"{param}.type",
                 code="invalid_value",
             )

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
+
+from msgspec import UNSET
 
 from swarm.api.answers import TokenLogprobEntry
 from swarm.api.pieces import Piece
@@ -37,8 +39,15 @@ class ResponseBuilder:
     ``new_id`` makes an id from a prefix. Events are valid until the next call: encode them at once.
     """
 
-    def __init__(self, response: ResponseObject, new_id: Callable[[str], str]) -> None:
+    def __init__(
+        self,
+        response: ResponseObject,
+        new_id: Callable[[str], str],
+        namespaces: Mapping[str, tuple[str, str]] | None = None,
+    ) -> None:
+        """``namespaces``: of functions that stand in one, its name and theirs, by the name the model uses."""
         self.response = response
+        self._namespaces = namespaces or {}
         self._new_id = new_id
         self._sequence = 0
         self._open: _OpenText | None = None
@@ -136,8 +145,10 @@ class ResponseBuilder:
 
     def _call(self, call: Call) -> list[Event]:
         place = len(self.response.output)
-        added = FunctionCallItem(self._new_id("fc"), self._new_id("call"), call.name, "", "in_progress")
-        done = FunctionCallItem(added.id, added.call_id, call.name, call.arguments, "completed")
+        namespace, name = self._namespaces.get(call.name, (UNSET, call.name))
+        ids = self._new_id("fc"), self._new_id("call")
+        added = FunctionCallItem(*ids, name, "", "in_progress", namespace)
+        done = FunctionCallItem(*ids, name, call.arguments, "completed", namespace)
         self.response.output.append(done)
         at = {"item_id": added.id, "output_index": place}
         return [
@@ -147,7 +158,7 @@ class ResponseBuilder:
                 Event("response.function_call_arguments.delta", {**at, "delta": call.arguments}),
                 Event(
                     "response.function_call_arguments.done",
-                    {**at, "name": call.name, "arguments": call.arguments},
+                    {**at, "name": name, "arguments": call.arguments},
                 ),
                 Event("response.output_item.done", {"output_index": place, "item": done}),
             )

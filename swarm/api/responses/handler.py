@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+
+import msgspec
 
 from swarm.api import params, sse
 from swarm.api.asking import Asking, chat_text, grammar_for, new_id, rendered, template_kwargs
@@ -14,6 +16,7 @@ from swarm.api.choices import Answer
 from swarm.api.errors import described
 from swarm.api.pieces import Piece
 from swarm.api.prompt import TemplateMessage
+from swarm.api.responses.compaction import INSTRUCTION, CompactedResponse, compacted
 from swarm.api.responses.conversation import input_messages, output_messages, with_instructions
 from swarm.api.responses.events import Event, ResponseBuilder
 from swarm.api.responses.objects import (
@@ -59,22 +62,29 @@ class RunningResponse:
 
     async def events(self) -> AsyncGenerator[bytes, None]:
         """Yield server-sent events; ``response.failed``, and no ``[DONE]``, ends an answer that failed."""
+        async with aclosing(self.numbered()) as events:
+            async for event in events:
+                yield sse.event(event.data, event.name)
+        if self.builder.response.status != "failed":
+            yield sse.DONE
+
+    async def numbered(self) -> AsyncGenerator[Event, None]:
+        """Yield events in their order; encode each at once."""
         for event in self.builder.start():
-            yield _encoded(event)
+            yield event
         try:
             async with aclosing(self._pieces()) as running:
                 async for piece in running:
                     for event in self.builder.add(piece):
-                        yield _encoded(event)
+                        yield event
         except SwarmError as exc:
             _log.warning("%s failed while streaming: %s", self.builder.response.id, exc)
             code = "rate_limit_exceeded" if isinstance(exc, OverloadedError) else "server_error"
             for event in self.builder.fail(code, described(exc)["error"]["message"]):
-                yield _encoded(event)
+                yield event
             return
         for event in self._finish():
-            yield _encoded(event)
-        yield sse.DONE
+            yield event
 
     async def _pieces(self) -> AsyncGenerator[Piece, None]:
         if self.buffered:
@@ -111,17 +121,20 @@ class RunningResponse:
         return events
 
 
-async def create(asking: Asking, body: ResponsesBody, store: ResponseStore) -> RunningResponse:
-    """Validate, render and reserve. Raises SwarmError; nothing has been sent to the client by then."""
+async def create(
+    asking: Asking, body: ResponsesBody, store: ResponseStore, before: Sequence[TemplateMessage] = ()
+) -> RunningResponse:
+    """Validate, render and reserve; ``before`` are messages that come before those of the body.
+
+    Raises SwarmError; nothing has been sent to the client by then.
+    """
     for name in _REFUSED:
         if getattr(body, name):
             raise RequestError(f"'{name}' is not supported.", param=name, code="unsupported_parameter")
     scope = asking.exchange.caller.scope
-    conversation = input_messages(body.input)
-    if body.previous_response_id is not None:
-        conversation = [*store.conversation(scope, body.previous_response_id), *conversation]
-    tools = tools_of(body.tools, nested=False)
     settings = asking.settings
+    conversation = [*before, *_conversation(asking, body, store)]
+    tools = tools_of(body.tools, nested=False, ignore_others=settings.unsupported_tools == "ignore")
     # At most one call a response, whatever the request says, is the specification's rule.
     parallel = settings.parallel_tool_calls and body.parallel_tool_calls is not False
     use = ToolUse(tools, choice_of(body.tool_choice, tools), parallel=parallel)
@@ -144,9 +157,35 @@ async def create(asking: Asking, body: ResponsesBody, store: ResponseStore) -> R
         body, model, tokenizer, [prompt], text_for, top_logprobs=top_logprobs, grammar=grammar
     )
     response = _response(body, asking.exchange.request_id, tools)
+    namespaces = {tool.name: tool.namespace for tool in tools if tool.namespace is not None}
     stored = store if response.store else None
     buffered = use.active and settings.buffer_tools
-    return RunningResponse(answer, ResponseBuilder(response, new_id), conversation, stored, scope, buffered)
+    return RunningResponse(
+        answer, ResponseBuilder(response, new_id, namespaces), conversation, stored, scope, buffered
+    )
+
+
+async def compact(asking: Asking, body: ResponsesBody, store: ResponseStore) -> CompactedResponse:
+    """Answer POST /v1/responses/compact. Raises SwarmError."""
+    conversation = _conversation(asking, body, store)
+    summary = msgspec.structs.replace(
+        body,
+        input=INSTRUCTION,
+        tools=None,
+        tool_choice=None,
+        text=None,
+        store=False,
+        previous_response_id=None,
+    )
+    running = await create(asking, summary, store, before=conversation)
+    return await compacted(running, conversation, new_id)
+
+
+def _conversation(asking: Asking, body: ResponsesBody, store: ResponseStore) -> list[TemplateMessage]:
+    conversation = input_messages(body.input)
+    if body.previous_response_id is None:
+        return conversation
+    return [*store.conversation(asking.exchange.caller.scope, body.previous_response_id), *conversation]
 
 
 def _top_logprobs(body: ResponsesBody) -> int | None:
@@ -182,13 +221,11 @@ def _response(body: ResponsesBody, request_id: str, tools: tuple[FunctionTool, .
                 "strict": tool.strict,
             }
             for tool in tools
-        ],
+            if tool.namespace is None
+        ]
+        + [entry for entry in body.tools or () if entry.get("type") == "namespace"],
         top_logprobs=body.top_logprobs or 0,
         top_p=given(body.top_p, 1.0),
         user=body.user,
         metadata=body.metadata or {},
     )
-
-
-def _encoded(event: Event) -> bytes:
-    return sse.event(event.data, event.name)

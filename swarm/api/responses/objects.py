@@ -50,6 +50,7 @@ class FunctionCallItem(msgspec.Struct, tag_field="type", tag="function_call"):
     name: str
     arguments: str
     status: ItemStatus
+    namespace: str | UnsetType = UNSET
 
 
 Item: TypeAlias = MessageItem | ReasoningItem | FunctionCallItem

@@ -21,6 +21,8 @@ class InputItem(msgspec.Struct):
     arguments: str | None = None
     output: str | list[ContentPart] | None = None
     summary: list[ContentPart] | None = None
+    namespace: str | None = None
+    encrypted_content: str | None = None
 
 
 class TextOptions(msgspec.Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from swarm.errors import RequestError
@@ -21,6 +21,8 @@ class FunctionTool:
     description: str = ""
     parameters: Mapping[str, Any] | None = None
     strict: bool | None = None
+    namespace: tuple[str, str] | None = None
+    """The namespace it was defined in and its name there; ``name`` joins both."""
 
     def for_template(self) -> dict[str, Any]:
         parameters = self.parameters or {"type": "object", "properties": {}}
@@ -51,8 +53,13 @@ class ToolUse:
         return bool(self.tools) and self.choice.mode != "none"
 
 
-def tools_of(given: Sequence[Mapping[str, Any]] | None, *, nested: bool) -> tuple[FunctionTool, ...]:
+def tools_of(
+    given: Sequence[Mapping[str, Any]] | None, *, nested: bool, ignore_others: bool = False
+) -> tuple[FunctionTool, ...]:
     """Read ``tools``; ``nested`` is chat's shape, with the definition under ``function``.
+
+    Tools of a namespace are functions like the others, under joined names. ``ignore_others`` leaves out what is
+    no function instead of refusing it.
 
     Raises RequestError for hosted tools and for what is no definition.
     """
@@ -64,11 +71,43 @@ def tools_of(given: Sequence[Mapping[str, Any]] | None, *, nested: bool) -> tupl
             param="tools",
             code="array_above_max_length",
         )
-    tools = tuple(_tool(entry, f"tools[{at}]", nested=nested) for at, entry in enumerate(given))
+    tools: list[FunctionTool] = []
+    for at, entry in enumerate(given):
+        kind, param = entry.get("type"), f"tools[{at}]"
+        if kind == "namespace" and not nested:
+            tools += _of_namespace(entry, param, ignore_others=ignore_others)
+        elif kind == "function" or not (ignore_others and isinstance(kind, str)):
+            tools.append(_tool(entry, param, nested=nested))
     names = [tool.name for tool in tools]
     for name in names:
         if names.count(name) > 1:
             raise RequestError(f"Two tools have the name {name!r}.", param="tools", code="invalid_value")
+    return tuple(tools)
+
+
+def joined_name(namespace: str | None, name: str) -> str:
+    """Return the name a model knows a function by."""
+    if namespace is None:
+        return name
+    return namespace + name if namespace.endswith("_") else f"{namespace}__{name}"
+
+
+def _of_namespace(entry: Mapping[str, Any], param: str, *, ignore_others: bool) -> list[FunctionTool]:
+    namespace = _name(entry.get("name"), f"{param}.name")
+    inner = entry.get("tools")
+    if not isinstance(inner, list) or not all(isinstance(each, Mapping) for each in inner):
+        raise RequestError(
+            f"Invalid type for '{param}.tools': expected an array of objects.",
+            param=f"{param}.tools",
+            code="invalid_type",
+        )
+    tools = []
+    for at, each in enumerate(inner):
+        if ignore_others and each.get("type") != "function" and isinstance(each.get("type"), str):
+            continue
+        tool = _tool(each, f"{param}.tools[{at}]", nested=False)
+        joined = joined_name(namespace, tool.name)
+        tools.append(replace(tool, name=joined, namespace=(namespace, tool.name)))
     return tools
 
 

@@ -232,3 +232,25 @@ def test_the_block_joins_the_system_message_and_past_calls_become_text() -> None
     assert '"get_weather"' in ready[0]["content"]
     assert json.loads(ready[1]["content"]) == {"name": "f", "arguments": {"x": 1}}
     assert [message["role"] for message in ready] == ["system", "assistant", "user"]
+
+
+NAMESPACE = {
+    "type": "namespace",
+    "name": "files",
+    "tools": [{"type": "function", "name": "read"}, {"type": "custom", "name": "patch"}],
+}
+
+
+def test_tools_of_a_namespace_are_functions_under_joined_names() -> None:
+    (tool,) = tools_of([{**NAMESPACE, "tools": NAMESPACE["tools"][:1]}], nested=False)
+    assert (tool.name, tool.namespace) == ("files__read", ("files", "read"))
+
+
+def test_other_tools_are_refused_by_name_or_left_out() -> None:
+    with pytest.raises(RequestError) as raised:
+        tools_of([NAMESPACE], nested=False)
+    assert raised.value.param == "tools[0].tools[1].type"
+    given = [NAMESPACE, {"type": "web_search"}]
+    assert [tool.name for tool in tools_of(given, nested=False, ignore_others=True)] == ["files__read"]
+    with pytest.raises(RequestError):
+        tools_of([{"type": 7}], nested=False, ignore_others=True)
