@@ -109,6 +109,7 @@ class Asking:
             ignore_eos=limits.ignore_eos,
             stop_token_ids=limits.stop_token_ids,
             deadline_seconds=limits.deadline_seconds,
+            streamed=bool(body.stream),
             grammar=grammar,
             scope=self.exchange.caller.scope,
             trust=wishes.trust,

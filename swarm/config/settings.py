@@ -178,6 +178,11 @@ class SessionSettings:
     step_min_seconds: float = knob(1.0, "Shortest deadline of a step.")
     step_factor: float = knob(4.0, "A step's deadline: that many times its predicted duration.")
     reserve_tokens: int = knob(256, "KV reserved ahead of an answer's current end.")
+    hold_seconds: float = knob(
+        4.0,
+        "How long a begun answer that is not streamed waits for a lost span before it is answered 503; "
+        "a stream waits until its deadline.",
+    )
     draft_tokens: int = knob(
         7, "Most tokens guessed ahead by prompt lookup and checked in one step; 0 switches that off."
     )

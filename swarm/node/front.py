@@ -47,6 +47,8 @@ class GenerationRequest:
     ignore_eos: bool = False
     stop_token_ids: frozenset[int] = frozenset()
     deadline_seconds: float = 600.0
+    streamed: bool = False
+    """Whether the client sees tokens as they come: such an answer waits longer for a lost span's replacement."""
     grammar: Grammar | None = None
     """What the answer must match; a fault of the grammar itself is the API's to refuse beforehand."""
     scope: str = ""

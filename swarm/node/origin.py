@@ -132,6 +132,9 @@ class Origin:
                 hidden_size=spec.hidden_size,
                 stop_ids=stop_ids,
                 deadline=now + request.deadline_seconds,
+                hold_seconds=request.deadline_seconds
+                if request.streamed
+                else self._config.session.hold_seconds,
                 admission_until=now + min(self._config.api.queue_seconds, request.deadline_seconds),
                 score_prompt=request.prompt_logprobs is not None,
             ),

@@ -71,6 +71,8 @@ class Request:
     stop_ids: frozenset[int]
     deadline: float
     admission_until: float
+    hold_seconds: float = float("inf")
+    """How long an answer that has begun may stand without any path before it fails."""
     score_prompt: bool = False
     """Tell the log-probability of every token of the prompt but the first; no prefix is reused then."""
 
@@ -110,6 +112,7 @@ class OriginSession:
         self._unopened: dict[int, int] = {}
         self._open_until = 0.0
         self._retry_at = 0.0
+        self._orphaned_at: float | None = None
         self._position = 0
         self._window = self._new_window(0.0)
         self._embedding = False
@@ -155,6 +158,7 @@ class OriginSession:
         if self._state is not State.FINDING:
             return
         self.path = self.last_path = path
+        self._orphaned_at = None
         self.epoch += 1
         self._state = State.OPENING
         self._open_until = now + self._settings.open_seconds
@@ -183,13 +187,21 @@ class OriginSession:
         """No path avoids what failed: wait for room or for a node, or give up where neither may come."""
         if self._state is not State.FINDING:
             return
-        if not (self._search.missing(error) or self._ready or self._search.waits_for_room):
+        avoided = self._search.missing(error)
+        if not (avoided or self._ready or self._search.waits_for_room):
             self._fail(error)
         elif not self._ready and now >= self.request.admission_until:
             self._fail(self._search.last_error or error)
+        elif not avoided and self._orphaned_too_long(now):
+            self._fail(error)
         else:
             self._state = State.WAITING
             self._retry_at = now + RETRY_SECONDS
+
+    def _orphaned_too_long(self, now: float) -> bool:
+        if self._orphaned_at is None:
+            self._orphaned_at = now
+        return now - self._orphaned_at >= self.request.hold_seconds
 
     def view_changed(self, now: float) -> None:
         """Someone came or went: a session that waits for a path asks again at once."""

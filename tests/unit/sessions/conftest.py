@@ -120,6 +120,7 @@ class World:
             hidden_size=HIDDEN,
             stop_ids=frozenset(more.pop("stop_ids", ())),  # type: ignore[call-overload]
             deadline=float(more.pop("deadline", 120.0)),  # type: ignore[arg-type]
+            hold_seconds=float(more.pop("hold", "inf")),  # type: ignore[arg-type]
             admission_until=float(more.pop("admission", 10.0)),  # type: ignore[arg-type]
             score_prompt=bool(more.pop("score_prompt", False)),
         )

@@ -134,6 +134,26 @@ def test_without_a_holder_until_the_deadline_the_answer_ends_with_an_error(world
     assert run.emitted
 
 
+def test_an_answer_whose_client_saw_nothing_yet_is_held_for_a_while_only(world):
+    run = world(7, THREE)
+    run.ask(PROMPT, 200, hold=4.0)
+    run.at(0.5, lambda: run.kill("b"))
+    run.run()
+    assert isinstance(run.error, NoPathError)
+    assert run.error.missing[0].start == 2
+    assert run.now < 5.5
+
+
+def test_a_lost_span_that_is_back_in_time_costs_a_held_answer_nothing(world, undisturbed):
+    run = world(7, THREE)
+    run.ask(PROMPT, 200, hold=4.0)
+    for time in (0.5, 5.0, 9.5):
+        run.at(time, lambda: run.kill("b"))
+        run.at(time + 3.0, lambda: run.start("b"))
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, 200)
+
+
 def test_a_request_that_finds_no_path_fails_before_it_is_ready(world):
     run = world(8, {name: span for name, span in THREE.items() if name != "c"})
     run.ask(PROMPT, 5)
