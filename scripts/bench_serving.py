@@ -3,6 +3,7 @@
 
 Starts its own swarms on loopback with the default model, drives them through the OpenAI API and prints ratios
 (min / median / max over the repeats) and a table; ``--json FILE`` keeps everything. Run it with .venv's python.
+``--peer language-pipes`` and ``--peer llama.cpp`` drive these too, when they are installed (see _peers.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import httpx
 
+from _peers import PEERS, PeerError, Wanted, running
 from tests.support.swarm_process import MODEL, SwarmProcesses, swarm_of, wait_for
 
 WORDS = [
@@ -45,6 +47,7 @@ WORDS = [
     "tree",
 ]
 CHAT_OVERHEAD = 30
+ROUND_SECONDS = 600.0
 SPLITS = {1: ["0:30"], 2: ["0:15", "15:30"], 3: ["0:10", "10:20", "20:30"]}
 
 
@@ -78,6 +81,8 @@ class Cell:
     nodes: int
     streams: int
     prompt_tokens: int
+    tokens: list[float] = field(default_factory=list)
+    """Of an answer, the median: rivals without ``ignore_eos`` may stop early."""
     total_rate: list[float] = field(default_factory=list)
     """The streams' own rates added up: (tokens - 1) / (last - first content event) each."""
     wall_rate: list[float] = field(default_factory=list)
@@ -120,7 +125,8 @@ async def stream_once(client: httpx.AsyncClient, url: str, prompt: str, tokens: 
     if not times:
         raise RuntimeError("an answer without content")
     gaps = [later - earlier for earlier, later in pairwise(times)]
-    return StreamResult(times[0] - started, usage, gaps)
+    # Language Pipes sends no usage, and one event a token.
+    return StreamResult(times[0] - started, usage or len(times), gaps)
 
 
 async def drive(
@@ -128,7 +134,8 @@ async def drive(
 ) -> tuple[list[StreamResult], float]:
     """Run ``streams`` answers at once; return them and the tokens a second of all together."""
     limits = httpx.Limits(max_connections=streams + 1)
-    async with httpx.AsyncClient(timeout=600, limits=limits) as client:
+    # A limit of its own for the round: keepalives of a rival that lost a node would hold the client for ever.
+    async with asyncio.timeout(ROUND_SECONDS), httpx.AsyncClient(timeout=600, limits=limits) as client:
         started = time.perf_counter()
         prompts = [prompt_of(prompt_tokens, salt * 1000 + number) for number in range(streams)]
         results = await asyncio.gather(*(stream_once(client, url, prompt, tokens) for prompt in prompts))
@@ -137,8 +144,7 @@ async def drive(
     return list(results), sum(result.tokens - 1 for result in results) / max(wall - first, 1e-9)
 
 
-def measure(swarm: SwarmProcesses, nodes: int, args: argparse.Namespace) -> list[Cell]:
-    url = swarm.nodes[0].url
+def measure(url: str, nodes: int, args: argparse.Namespace) -> list[Cell]:
     asyncio.run(drive(url, 2, 40, 8, 99))
     cells = []
     for prompt_tokens in args.prompts:
@@ -147,6 +153,7 @@ def measure(swarm: SwarmProcesses, nodes: int, args: argparse.Namespace) -> list
             for repeat in range(args.repeats):
                 salt = repeat + 10 * streams + prompt_tokens
                 results, rate = asyncio.run(drive(url, streams, prompt_tokens, args.tokens, salt))
+                cell.tokens.append(statistics.median(result.tokens for result in results))
                 cell.total_rate.append(sum(result.rate for result in results))
                 cell.wall_rate.append(rate)
                 cell.ttft.append(statistics.median(result.ttft for result in results))
@@ -265,6 +272,49 @@ def bytes_per_token(swarm: SwarmProcesses) -> float:
     return (counts[1] - counts[0]) / 128
 
 
+def wanted_of(args: argparse.Namespace, nodes: int) -> Wanted:
+    """What a rival shall run; words of the prompts may be two tokens, hence the factor."""
+    context = 2 * max(args.prompts) + args.tokens + CHAT_OVERHEAD
+    return Wanted(MODEL, nodes, args.threads, args.dtype, max(2, *args.streams), context, args.gguf)
+
+
+def measure_peer(wanted: Wanted, name: str, args: argparse.Namespace) -> dict[str, Any]:
+    """Drive a rival just as the swarm; a rival that fails is reported and costs nothing else."""
+    try:
+        with running(name, wanted) as peer:
+            print(f"{name}, {peer.version}, {peer.weights}", flush=True)
+            cells = measure(peer.url, wanted.nodes, args)
+            memory = [memory_of(pid) for pid in peer.pids]
+        if not all(rate for cell in cells for rate in cell.total_rate):
+            raise PeerError("its answers are too short to time")
+    except (PeerError, RuntimeError, TimeoutError, httpx.HTTPError) as exc:
+        print(f"{name}, {wanted.nodes} node(s): {exc!r}", file=sys.stderr, flush=True)
+        return {"name": name, "nodes": wanted.nodes, "error": repr(exc)}
+    return {
+        "name": name,
+        "version": peer.version,
+        "weights": peer.weights,
+        "nodes": wanted.nodes,
+        "memory": memory,
+        "cells": [asdict(cell) for cell in cells],
+    }
+
+
+def peer_lines(peers: list[dict[str, Any]], cells: dict[tuple[int, int, int], Cell]) -> list[str]:
+    lines = []
+    for peer in peers:
+        title = f"swarm / {peer['name']}, {peer['nodes']} node(s)"
+        if "error" in peer:
+            lines.append(f"{title}: not measured, {peer['error'].splitlines()[0][:120]}")
+        for theirs in peer.get("cells", []):
+            ours = cells[theirs["nodes"], theirs["streams"], theirs["prompt_tokens"]]
+            what = f"{title}, {ours.streams} stream(s), prompt {ours.prompt_tokens}"
+            lines.append(ratio_line(f"{what}, tok/s", ours.total_rate, theirs["total_rate"]))
+            lines.append(ratio_line(f"{what}, tok/s by the wall", ours.wall_rate, theirs["wall_rate"]))
+            lines.append(ratio_line(f"{what}, TTFT", ours.ttft, theirs["ttft"]))
+    return lines
+
+
 def ratio_line(name: str, above: list[float], below: list[float]) -> str:
     ratios = [a / b for a, b in zip(above, below, strict=False)]
     return f"{name}: {min(ratios):.2f} / {statistics.median(ratios):.2f} / {max(ratios):.2f}"
@@ -286,8 +336,21 @@ def main() -> int:
         default=0,
         help="tokens guessed ahead; 0, since greedy text repeats itself more than people's",
     )
+    parser.add_argument(
+        "--peer",
+        action="append",
+        default=[],
+        choices=sorted(PEERS),
+        help="measure this rival too; may be given twice",
+    )
+    parser.add_argument("--gguf", type=Path, help="the model as llama.cpp reads it")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    try:
+        for name in args.peer:
+            PEERS[name].check(wanted_of(args, max(args.nodes)))
+    except PeerError as exc:
+        parser.error(str(exc))
     result: dict[str, Any] = {
         "commit": subprocess.run(
             ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
@@ -300,6 +363,7 @@ def main() -> int:
         "ready_seconds": {},
         "loop_lag_ms": {},
         "bytes_per_token": {},
+        "peers": [],
     }
     settings = Path(tempfile.mkdtemp()) / "swarm.toml"
     settings.write_text(f"[session]\ndraft_tokens = {args.drafts}\n")
@@ -316,7 +380,7 @@ def main() -> int:
             wait_for(
                 "every span", lambda s=swarm, n=nodes: len(s.nodes[0].get("/swarm/state")[1]["members"]) == n
             )
-            for cell in measure(swarm, nodes, args):
+            for cell in measure(swarm.nodes[0].url, nodes, args):
                 cells[cell.nodes, cell.streams, cell.prompt_tokens] = cell
             result["loop_lag_ms"][nodes] = swarm.nodes[0].get("/swarm/state")[1]["loop_lag_ms"]
             if nodes > 1:
@@ -327,6 +391,8 @@ def main() -> int:
                 {"span": span, **memory_of(node.pid)}
                 for span, node in zip(SPLITS[nodes], swarm.nodes, strict=True)
             ]
+        for name in args.peer:
+            result["peers"].append(measure_peer(wanted_of(args, nodes), name, args))
     result["cells"] = [asdict(cell) for cell in cells.values()]
     lines = ratios(args, cells, prefill, result)
     print("\nRatios (min / median / max)")
@@ -380,7 +446,7 @@ def ratios(
         )
     for nodes, held in result["memory"].items():
         lines += [f"RSS of {m['span']} of {nodes} node(s): {m['rss'] / 2**20:.0f} MiB" for m in held]
-    return lines
+    return lines + peer_lines(result["peers"], cells)
 
 
 if __name__ == "__main__":
