@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import torch
 
-from swarm.engine.kernels import norm, product
+from swarm.engine.kernels import norm
+from swarm.engine.quantized import maker
 from swarm.errors import EngineError
 from swarm.models.loader import ModelEnds
 
@@ -14,7 +15,15 @@ from swarm.models.loader import ModelEnds
 class Ends:
     """Embedding, final norm and head of one model, in one dtype."""
 
-    def __init__(self, ends: ModelEnds, dtype: torch.dtype, device: str, second_copy_bytes: int = 0) -> None:
+    def __init__(
+        self,
+        ends: ModelEnds,
+        dtype: torch.dtype,
+        device: str,
+        second_copy_bytes: int = 0,
+        *,
+        quantize: str = "none",
+    ) -> None:
         self.dtype = dtype
         self.device = device
         self.hidden_size = ends.hidden_size
@@ -23,7 +32,7 @@ class Ends:
         bias = None if ends.head_bias is None else ends.head_bias.to(device=device, dtype=dtype)
         self._norm = norm(ends.norm)
         weight = ends.head_weight.to(device=device, dtype=dtype)
-        self._head = product(weight, bias, second_copy=weight.nbytes <= second_copy_bytes)
+        self._head = maker(quantize, second_copy=weight.nbytes <= second_copy_bytes)(weight, bias)
 
     @property
     def weight_bytes(self) -> int:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from swarm.engine.attention import PackedBatch, Scores, Segment, attend_packed
-from swarm.engine.kernels import Kernel, joined, norm, replace_modules, same
+from swarm.engine.kernels import Kernel, Maker, joined, norm, plain, replace_modules, same
 from swarm.engine.kv_pool import KVLayout, SequenceKV
 
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
@@ -24,7 +24,7 @@ _CHECK_TOKENS = 6
 class FusedLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): one product for q, k and v, one for gate and up."""
 
-    def __init__(self, layer: Any, index: int, second_copy: bool) -> None:
+    def __init__(self, layer: Any, index: int, make: Maker) -> None:
         super().__init__()
         attention = layer.self_attn
         mlp = layer.mlp
@@ -39,10 +39,10 @@ class FusedLayer(nn.Module):
         self._norm_heads = (
             (norm(attention.q_norm), norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
         )
-        self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj], second_copy)
-        self._out = joined([attention.o_proj], second_copy)
-        self._gate_up = joined([mlp.gate_proj, mlp.up_proj], second_copy)
-        self._down = joined([mlp.down_proj], second_copy)
+        self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj], make)
+        self._out = joined([attention.o_proj], make)
+        self._gate_up = joined([mlp.gate_proj, mlp.up_proj], make)
+        self._down = joined([mlp.down_proj], make)
         self._activation: Kernel = functional.silu if isinstance(mlp.act_fn, nn.SiLU) else mlp.act_fn
 
     def forward(
@@ -79,15 +79,17 @@ class FusedLayer(nn.Module):
 
 
 def accelerate(
-    layers: nn.ModuleList, rotary: nn.Module, layout: KVLayout, hidden_size: int, *, second_copy: bool
+    layers: nn.ModuleList, rotary: nn.Module, layout: KVLayout, hidden_size: int, make: Maker
 ) -> None:
     """Replace ``layers`` in place by fused ones where these give the same results, else speed up their parts."""
     for index, layer in enumerate(layers):
-        fused = FusedLayer(layer, index, second_copy) if _has_llama_shape(layer) else None
-        if fused is not None and _gives_the_same(fused, layer, rotary, layout, hidden_size):
-            layers[index] = fused
+        # The shape is proved with torch's products: what ``make`` makes was compared alone, and may round weights.
+        if _has_llama_shape(layer) and _gives_the_same(
+            FusedLayer(layer, index, plain), layer, rotary, layout, hidden_size
+        ):
+            layers[index] = FusedLayer(layer, index, make)
         else:
-            replace_modules(layer, second_copy)
+            replace_modules(layer, make)
 
 
 def _has_llama_shape(layer: Any) -> bool:

@@ -18,6 +18,9 @@ from torch.nn import functional
 
 Kernel = Callable[[torch.Tensor], torch.Tensor]
 
+Maker = Callable[[torch.Tensor, torch.Tensor | None], Kernel]
+"""Makes x -> x @ weight.T + bias of a weight [out, in] and a bias, or none."""
+
 _PACK_ROWS = 1
 """Batch hint of the packing: measured best for 1 to 8 rows, and no worse than plain products for hundreds."""
 
@@ -62,12 +65,12 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None, second_copy: bool =
     ``second_copy`` allows another packed copy for products of few rows, where that is faster here.
     """
     if weight.device.type != "cpu":
-        return _plain(weight, bias)
-    plain = _plain(weight, bias)
-    many = _checked(_packed, plain, weight, bias) or _plain(weight.clone(), bias)
+        return plain(weight, bias)
+    by_torch = plain(weight, bias)
+    many = checked(_packed, by_torch, weight, bias) or plain(weight.clone(), bias)
     if not second_copy or not half_copies_are_faster(weight.dtype):
         return many
-    few = _checked(_half_copy, plain, weight, bias)
+    few = checked(_half_copy, by_torch, weight, bias)
     if few is None:
         return many
 
@@ -77,16 +80,18 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None, second_copy: bool =
     return by_rows
 
 
-def _plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
+def plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
+    """Return the product as torch has it; it keeps ``weight``."""
+
     def product_by_torch(x: torch.Tensor) -> torch.Tensor:
         return functional.linear(x, weight, bias)
 
     return product_by_torch
 
 
-def _checked(
+def checked(
     make: Callable[[torch.Tensor, torch.Tensor | None], Kernel],
-    plain: Kernel,
+    wanted: Kernel,
     weight: torch.Tensor,
     bias: torch.Tensor | None,
 ) -> Kernel | None:
@@ -94,7 +99,7 @@ def _checked(
     probe = torch.linspace(-1, 1, _CHECK_ROWS * weight.shape[1]).sin().view(_CHECK_ROWS, -1).to(weight.dtype)
     try:
         kernel = make(weight, bias)
-        return kernel if same(kernel(probe), plain(probe)) else None
+        return kernel if same(kernel(probe), wanted(probe)) else None
     except (RuntimeError, AttributeError):
         return None
 
@@ -155,7 +160,7 @@ def half_copies_are_faster(dtype: torch.dtype) -> bool:
     return best[1] * _WORTH_IT < best[0]
 
 
-def joined(linears: Sequence[Linear], second_copy: bool = False) -> Kernel:
+def joined(linears: Sequence[Linear], make: Maker = product) -> Kernel:
     """Return one product that gives the results of ``linears`` side by side."""
     biases = [linear.bias for linear in linears]
     weight = linears[0].weight if len(linears) == 1 else torch.cat([linear.weight for linear in linears])
@@ -167,7 +172,7 @@ def joined(linears: Sequence[Linear], second_copy: bool = False) -> Kernel:
                 for b, linear in zip(biases, linears, strict=True)
             ]
         )
-    return product(weight.detach(), _detached(bias), second_copy)
+    return make(weight.detach(), _detached(bias))
 
 
 def norm(module: nn.Module) -> Kernel:
@@ -206,12 +211,12 @@ class FastModule(nn.Module):
         return self._kernel(x)
 
 
-def replace_modules(root: nn.Module, second_copy: bool = False) -> None:
-    """Replace the linear layers and norms below ``root`` by kernels, where they are faster."""
+def replace_modules(root: nn.Module, make: Maker = product) -> None:
+    """Replace the linear layers below ``root`` by what ``make`` makes of each, and norms by faster ones."""
     for parent in list(root.modules()):
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear:
-                kernel = product(child.weight.detach(), _detached(child.bias), second_copy)
+                kernel = make(child.weight.detach(), _detached(child.bias))
                 setattr(parent, name, FastModule(kernel))
             elif type(child).__name__.endswith("RMSNorm"):
                 kernel = norm(child)

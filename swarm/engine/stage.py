@@ -14,7 +14,9 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from swarm.engine.attention import ATTENTION, PackedBatch, Segment
 from swarm.engine.fused import accelerate
+from swarm.engine.kernels import replace_modules
 from swarm.engine.kv_pool import KVLayout, LayerKV, SequenceKV
+from swarm.engine.quantized import held_bytes, maker
 from swarm.engine.rotary import RotaryBySequence, separate_sequences
 from swarm.errors import ModelError
 from swarm.models.loader import sub_span
@@ -43,6 +45,8 @@ class Stage:
         dtype: torch.dtype,
         device: str,
         second_copy_bytes: int = 0,
+        *,
+        quantize: str = "none",
     ) -> None:
         self.span = span
         self.dtype = dtype
@@ -51,11 +55,15 @@ class Stage:
         separate_sequences(base)
         self._base = base
         self._parts: dict[LayerSpan, PreTrainedModel] = {}
-        self.weight_bytes = sum(tensor.nbytes for tensor in base.parameters())
+        whole_bytes = sum(tensor.nbytes for tensor in base.parameters())
+        self.weight_bytes = held_bytes(base, quantize)
         self.layout = _probe(base, self.hidden_size, dtype, device)
-        if not isinstance(base.rotary_emb, RotaryBySequence):
-            twice = self.weight_bytes <= second_copy_bytes
-            accelerate(base.layers, base.rotary_emb, self.layout, self.hidden_size, second_copy=twice)
+        make = maker(quantize, second_copy=whole_bytes <= second_copy_bytes)
+        if isinstance(base.rotary_emb, RotaryBySequence):
+            if quantize != "none":
+                replace_modules(base.layers, make)
+        else:
+            accelerate(base.layers, base.rotary_emb, self.layout, self.hidden_size, make)
         for parameter in base.parameters():
             parameter.data = parameter.data.clone()  # the file's pages go when nothing refers to them
 

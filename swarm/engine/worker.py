@@ -85,10 +85,15 @@ class Engine:
 
     # Weights
 
-    async def load_span(self, model: LocalModel, span: LayerSpan, dtype: str) -> LoadedStage:
-        """Read ``span``, measure it and make it usable. Raises ModelError."""
+    async def load_span(
+        self, model: LocalModel, span: LayerSpan, dtype: str, quantize: str = "none"
+    ) -> LoadedStage:
+        """Read ``span``, measure it and make it usable; ``quantize`` is one of quantized.Quantize.
+
+        Raises ModelError, EngineError for an unknown ``quantize``.
+        """
         async with self._loading:
-            stage = await asyncio.to_thread(self._build_stage, model, span, dtype)
+            stage = await asyncio.to_thread(self._build_stage, model, span, dtype, quantize)
             await asyncio.to_thread(release_freed_memory)
         key = (model.id, span)
         seconds = await self._call(lambda core: _install_stage(core, key, stage))
@@ -124,11 +129,11 @@ class Engine:
         self._weights[model.id] = ends.weight_bytes
         return LoadedEnds(model.id, dtype, ends.weight_bytes, seconds)
 
-    def _build_stage(self, model: LocalModel, span: LayerSpan, dtype: str) -> Stage:
+    def _build_stage(self, model: LocalModel, span: LayerSpan, dtype: str, quantize: str) -> Stage:
         with torch.inference_mode():
             base = load_span(model.folder, span, dtype, self._device, attention=ATTENTION)
             room = self._settings.second_copy_bytes - sum(self._weights.values())
-            return Stage(base, span, torch_dtype(dtype), self._device, room)
+            return Stage(base, span, torch_dtype(dtype), self._device, room, quantize=quantize)
 
     def _build_ends(self, model: LocalModel, dtype: str) -> Ends:
         with torch.inference_mode():
