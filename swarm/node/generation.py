@@ -6,6 +6,7 @@ Knows no HTTP and no tensors; text appears here and nowhere further down.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
@@ -35,6 +36,9 @@ from swarm.types import NodeId, SessionId
 if TYPE_CHECKING:
     from swarm.engine.sampling import Sampler
     from swarm.models.tokenizer import Detokenizer
+
+
+log = logging.getLogger("swarm.origin")
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,9 +252,11 @@ class RunningGeneration:
         except SwarmError as exc:
             self.core.path_missing(exc, now)
             return
-        if wish.attempt > 1:
-            self._stats.recoveries = self.core.recoveries
         self.core.path_found(path, now)
+        if self.core.recoveries > self._stats.recoveries:
+            self._stats.recoveries = self.core.recoveries
+            route = ", ".join(str(hop) for hop in self.route)
+            log.info("an answer goes on after %d tokens over %s", self._stats.completion_tokens, route)
 
     def _emit(self, emit: Emit[object]) -> None:
         if not self._stats.completion_tokens:

@@ -19,6 +19,7 @@ from swarm.gossip.effects import (
     SaveIncarnation,
     Send,
 )
+from swarm.gossip.member import Health
 from swarm.gossip.membership import Membership
 from swarm.types import Address, NodeId, short
 
@@ -57,6 +58,7 @@ class GossipLoop:
         self._clock = clock
         self._kick = asyncio.Event()
         self._refused: dict[Address, str] = {}
+        self._told: dict[NodeId, str] = {}
 
     # --- inputs ---
 
@@ -101,7 +103,9 @@ class GossipLoop:
         """Carry out, in order, what the membership decided."""
         changed = False
         for effect in self.membership.effects():
-            changed |= isinstance(effect, MemberChanged)
+            if isinstance(effect, MemberChanged):
+                changed = True
+                self._tell(effect.node)
             self._carry_out(effect)
         if changed:
             self._on_members()
@@ -146,4 +150,19 @@ class GossipLoop:
         """Say why an address can't be joined, once for each new reason."""
         if self._refused.get(address) != reason:
             self._refused[address] = reason
-            log.warning("can't join by %s: %s", address, reason)
+            log.warning(
+                "can't join by %s", reason if reason.startswith(str(address)) else f"{address}: {reason}"
+            )
+
+    def _tell(self, node: NodeId) -> None:
+        """Log what becomes of a member, once for each change that a person would care about."""
+        member = self.membership.member(node)
+        if member is None or node == self.membership.node_id:
+            return
+        holds = ", ".join(hosted.span.described() for hosted in member.record.spans) or "no layers"
+        now = (
+            "gone" if member.health in (Health.DEAD, Health.LEFT) else f"{member.record.state}, holds {holds}"
+        )
+        if self._told.get(node) != now and not (node not in self._told and now == "gone"):
+            self._told[node] = now
+            log.info("%s (%s) is %s", short(node), member.record.name, now)

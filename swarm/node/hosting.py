@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Literal
 
@@ -20,8 +19,6 @@ if TYPE_CHECKING:
     from swarm.models.progress import Progress
     from swarm.models.store import LocalModel, ModelStore
     from swarm.routing.view import SwarmView
-
-log = logging.getLogger("swarm.hosting")
 
 
 class Hosting:
@@ -80,17 +77,21 @@ class Hosting:
     # --- loading ---
 
     async def run(self) -> None:
-        """Load what the settings ask for; without a model, what the swarm serves. Never ends the node."""
-        try:
-            local = await (self._asked_for() if self._settings.model else self._served_by_swarm())
-        except ModelError as exc:
-            log.error("%s", exc)
-            self._announce(f"No model is served here: {exc}")
-            return
+        """Load what the settings ask for; without a model, what the swarm serves.
+
+        Raises SwarmError when a model or layers that were named can't be had: whoever named them should know at once.
+        A node that was told nothing stays a member whatever happens, and says what it lacks.
+        """
+        local = await (self._asked_for() if self._settings.model else self._served_by_swarm())
         self._local[local.id] = local
         if self._settings.layers == "auto":
             await self._joined()
-        await self._load(local)
+        try:
+            await self._load(local)
+        except SwarmError as exc:
+            if self._settings.model:
+                raise
+            self._announce(f"Could not load {local.id}, so this node is a member without layers: {exc}")
 
     async def _asked_for(self) -> LocalModel:
         layers = self._settings.layers
@@ -108,6 +109,12 @@ class Hosting:
     async def _served_by_swarm(self) -> LocalModel:
         """Wait until the swarm serves a model that is on this disk; say once what is lacking."""
         said: set[ModelId] = set()
+        await self._joined()
+        if not self._view().layers:
+            self._announce(
+                "No model was named and the swarm serves none yet: this node is a member without layers. "
+                "Restart it with --model ID_OR_FOLDER, or start another node that serves one."
+            )
         while True:
             for model_id in sorted(self._view().layers):
                 local = await asyncio.to_thread(self._store.find, model_id.name)
@@ -118,24 +125,20 @@ class Hosting:
                     why = "is not on this disk" if local is None else "has other weights on this disk"
                     self._announce(
                         f"The swarm serves {model_id}, which {why}: this node is a member without layers. "
-                        f"Obtain it with: python -m swarm join --model {model_id.name}"
+                        f"Restart this node with --model {model_id.name} to obtain and serve it."
                     )
             await asyncio.sleep(1.0)
 
     async def _load(self, local: LocalModel) -> None:
-        try:
-            dtype = self.compute_dtype(local)
-            span = self._span(local)
-            for wanted in (span, *self._private_spans(local, span)):
-                if wanted is not None:
-                    await self._load_span(local, wanted, dtype)
-            if self._ends_wanted:
-                await self.need_ends(local)
-                await self.tokenizer(local)
-            self._on_change()
-        except SwarmError as exc:
-            log.error("could not load %s: %s", local.id, exc)
-            self._announce(f"Could not load {local.id}: {exc}")
+        dtype = self.compute_dtype(local)
+        span = self._span(local)
+        for wanted in (span, *self._private_spans(local, span)):
+            if wanted is not None:
+                await self._load_span(local, wanted, dtype)
+        if self._ends_wanted:
+            await self.need_ends(local)
+            await self.tokenizer(local)
+        self._on_change()
 
     async def _load_span(self, local: LocalModel, span: LayerSpan, dtype: str) -> None:
         self._announce(f"Loading {span.described()} of {local.id.name} in {dtype} …")

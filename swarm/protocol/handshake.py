@@ -235,7 +235,9 @@ class ClientHandshake:
             )
         secret = next(filter(None, map(self._keyring.find, challenge.swarms[:_MAX_SWARMS])), None)
         if secret is None:
-            raise AuthenticationError("wrong swarm secret: it belongs to a swarm that we hold no secret of")
+            raise AuthenticationError(
+                "wrong swarm secret: ours is not this swarm's; copy the key file of a member (--swarm-key-file)"
+            )
         body = _encode(_Auth(version, self._features, self._nonce, self._key.public_bytes, self._boot))
         transcript = _transcript(frame, body, self._certificate)
         sealed = _seal(body, secret.admission_key, self._key, _CLIENT, transcript)
