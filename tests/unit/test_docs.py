@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 import typer
 
+from swarm.api.openapi import document
+from swarm.api.responses.schemas import ResponsesBody
+from swarm.api.schemas import ChatBody, CompletionBody, SwarmOptions
 from swarm.cli.app import app
 from swarm.config.reference import page
 
@@ -46,6 +49,16 @@ def test_every_flag_of_a_page_exists(name: str) -> None:
     known = {option for command in commands for parameter in command.params for option in parameter.opts}
     named = set(_FLAG.findall((ROOT / name).read_text(encoding="utf-8")))
     assert named - known - {"--help"} - _FLAGS_OF_OTHERS == set()
+
+
+def test_the_api_page_names_every_path_and_every_parameter() -> None:
+    text = (ROOT / "docs" / "api.md").read_text(encoding="utf-8")
+    paths = {path.removeprefix("/v1") for path in document("0")["paths"]}
+    named = {path.removeprefix("/v1") for path in re.findall(r"/[\w/{}.]+", text)}
+    assert paths - named == set()
+    said = set(re.findall(r"`(\w+)`", text))
+    for body in (ChatBody, CompletionBody, ResponsesBody, SwarmOptions):
+        assert set(body.__struct_fields__) - said == set()
 
 
 def test_the_architecture_page_places_every_package() -> None:
