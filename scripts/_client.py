@@ -5,12 +5,11 @@ from __future__ import annotations
 import http.client
 import json
 import time
-import urllib.request
 from collections.abc import Iterator
 from typing import Any
 from urllib.parse import urlsplit
 
-from _nodes import DemoError
+from _nodes import DIRECT, DemoError
 
 MAX_TOKENS = 64
 TIMEOUT_SECONDS = 120.0
@@ -38,7 +37,7 @@ def ask(url: str, model: str, question: str) -> None:
         if answer.status != 200:
             raise DemoError(f"the API answered {answer.status}: {answer.read().decode(errors='replace')}")
         first, last, tokens = _print_stream(answer)
-    except (OSError, http.client.HTTPException) as exc:
+    except (OSError, ValueError, http.client.HTTPException) as exc:
         raise DemoError(f"the API broke off: {exc!r}") from exc
     finally:
         connection.close()
@@ -50,11 +49,13 @@ def ask(url: str, model: str, question: str) -> None:
         print(f"Tokens per second: {(tokens - 1) / (last - first):.1f} ({tokens} tokens)", flush=True)
 
 
-def print_lines_to_paste(url: str, model: str) -> None:
-    """Print how to talk to the front door from a shell and from Python."""
-    request = json.dumps(
-        {"model": model, "messages": [{"role": "user", "content": "Hello!"}], "stream": True}
-    )
+def print_lines_to_paste(url: str, model: str, question: str) -> None:
+    """Print how to talk to the front door from a shell and from Python.
+
+    Temperature 0, because at 1 a model of the demo's size talks nonsense.
+    """
+    messages = [{"role": "user", "content": question}]
+    request = json.dumps({"model": model, "messages": messages, "temperature": 0, "stream": True})
     print(
         f"""
 Serving until Ctrl-C. To paste into a shell:
@@ -67,7 +68,8 @@ or into Python (pip install openai):
   from openai import OpenAI
   client = OpenAI(base_url="{url}/v1", api_key="none")
   answer = client.chat.completions.create(
-      model="{model}", messages=[{{"role": "user", "content": "Hello!"}}])
+      model="{model}", temperature=0,
+      messages={json.dumps(messages)})
   print(answer.choices[0].message.content)
 """,
         flush=True,
@@ -103,8 +105,11 @@ def _events(answer: http.client.HTTPResponse) -> Iterator[dict[str, Any]]:
 
 def _route(url: str, header: str) -> str:
     """Return the route in words: which node computed which layers."""
-    with urllib.request.urlopen(f"{url}/swarm/state", timeout=TIMEOUT_SECONDS) as answer:
-        names = {member["node"][:8]: member["name"] for member in json.load(answer)["members"]}
+    try:
+        with DIRECT.open(f"{url}/swarm/state", timeout=TIMEOUT_SECONDS) as answer:
+            names = {member["node"][:8]: member["name"] for member in json.load(answer)["members"]}
+    except (OSError, ValueError, http.client.HTTPException) as exc:
+        raise DemoError(f"the API broke off: {exc!r}") from exc
     hops = []
     for hop in header.partition(";")[0].split(","):
         node, _, span = hop.strip().partition("=")

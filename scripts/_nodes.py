@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import os
 import secrets
@@ -14,6 +15,8 @@ import urllib.request
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from _bootstrap import fail
+
 if TYPE_CHECKING:
     from swarm.models.store import LocalModel
 
@@ -24,6 +27,9 @@ START_SECONDS = 180.0
 STOP_SECONDS = 15.0
 POLL_SECONDS = 0.1
 LOG_TAIL_CHARACTERS = 4000
+
+DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+"""Opens URLs of loopback: a proxy that the environment names can't reach them."""
 
 # Nodes don't get the terminal's Ctrl-C: this process stops them when it has said so.
 if sys.platform == "win32":
@@ -39,22 +45,28 @@ class DemoError(Exception):
 class Nodes:
     """``count`` nodes on loopback with even spans; the first has the front door."""
 
-    def __init__(self, folder: Path, model: LocalModel, *, count: int, port: int | None, dtype: str) -> None:
+    def __init__(self, folder: Path, model: LocalModel, *, count: int, port: int, dtype: str) -> None:
         layers = model.spec.layers
         if count > layers:
-            raise SystemExit(f"demo: {model.id.name} has {layers} layers, too few for {count} nodes")
+            fail(f"{model.id.name} has {layers} layers, too few for {count} nodes")
         self._folder = folder
         self._model = model
         self._dtype = dtype
         self._spans = [(i * layers // count, (i + 1) * layers // count) for i in range(count)]
-        self._api_port = _free_port() if port == 0 else port or _first_free_port()
+        self._api_port = port
         self._processes: list[subprocess.Popen[bytes]] = []
         self.url = f"http://{HOST}:{self._api_port}"
 
     def start(self) -> None:
         """Start every node; they find each other by themselves."""
         threads = str(max(1, (os.cpu_count() or 1) // len(self._spans)))
-        environment = os.environ | {
+        # The demo's settings are its own; only where models are is the user's to say.
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if name == "SWARM_HOME" or not name.startswith("SWARM_")
+        }
+        environment = inherited | {
             "SWARM_KEY": secrets.token_hex(32),
             "OMP_NUM_THREADS": threads,
             "PYTHONUTF8": "1",
@@ -97,9 +109,9 @@ class Nodes:
         while not self._is_servable(health):
             if time.monotonic() > give_up:
                 raise DemoError(f"the swarm is not ready after {START_SECONDS:.0f} s; last seen: {health}")
-            self._check()
             time.sleep(POLL_SECONDS)
             health = self._health()
+            self._check()  # after the probe: if a node has ended, who answered was another program
 
     def watch(self) -> None:
         """Return never; raise DemoError when a node ends."""
@@ -138,16 +150,33 @@ class Nodes:
 
     def _health(self) -> Any:
         try:
-            with urllib.request.urlopen(f"{self.url}/health", timeout=5) as answer:
+            try:
+                answer = DIRECT.open(f"{self.url}/health", timeout=5)
+            except urllib.error.HTTPError as exc:
+                answer = exc  # "not servable yet" has a body too
+            with answer:
                 return json.load(answer)
-        except urllib.error.HTTPError as exc:
-            return json.load(exc)
-        except OSError:
-            return None  # not listening yet
+        except (OSError, ValueError, http.client.HTTPException):
+            return None  # not listening yet, or not one of ours
 
     def _is_servable(self, health: Any) -> bool:
         models = health.get("models", []) if isinstance(health, dict) else []
         return any(model.get("servable") for model in models)
+
+
+def choose_api_port(wanted: int | None) -> int:
+    """Return the port of the API: the wanted one, any free one for 0, else the first free from 8000 on.
+
+    Ends the program when the wanted port is taken.
+    """
+    if wanted == 0:
+        return _free_port()
+    if wanted is None:
+        tried = range(FIRST_API_PORT, FIRST_API_PORT + API_PORTS_TRIED)
+        return next((port for port in tried if _is_free(port)), None) or _free_port()
+    if not _is_free(wanted):
+        fail(f"port {wanted} of {HOST} can't be used: another program has it, or only root may")
+    return wanted
 
 
 def _free_port() -> int:
@@ -156,12 +185,12 @@ def _free_port() -> int:
         return int(listener.getsockname()[1])
 
 
-def _first_free_port() -> int:
-    for port in range(FIRST_API_PORT, FIRST_API_PORT + API_PORTS_TRIED):
-        with socket.socket() as listener:
-            try:
-                listener.bind((HOST, port))
-            except OSError:
-                continue
-            return port
-    return _free_port()
+def _is_free(port: int) -> bool:
+    with socket.socket() as listener:
+        if os.name == "posix":  # as servers do: connections that just ended don't count
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind((HOST, port))
+        except OSError:
+            return False
+        return True

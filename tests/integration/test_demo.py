@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -20,18 +22,33 @@ DEMO = Path(__file__).resolve().parents[2] / "scripts" / "demo"
 pytestmark = [pytest.mark.real_model, pytest.mark.processes, pytest.mark.timeout(300)]
 
 
-def test_the_demo_answers_shows_route_and_speed_and_ends() -> None:
+def test_the_demo_answers_shows_route_and_speed_and_ends_whatever_the_environment_says() -> None:
+    nowhere = "http://127.0.0.1:9"
     run = subprocess.run(
         [sys.executable, DEMO, "--once", "--port", "0", "--nodes", "3"],
         capture_output=True,
         text=True,
         check=False,
+        env=os.environ | {"http_proxy": nowhere, "SWARM_API_KEYS": "hunter2", "SWARM_KEY": "no secret"},
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Paris" in run.stdout
     assert "Route: node-1 layers 0-9 -> node-2 layers 10-19 -> node-3 layers 20-29" in run.stdout
     assert re.search(r"Time to first token: \d+\.\d+ s", run.stdout)
     assert re.search(r"Tokens per second: \d+\.\d+", run.stdout)
+
+
+def test_a_port_that_another_program_has_ends_the_demo_with_one_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        run = subprocess.run(
+            [sys.executable, DEMO, "--port", str(port)], capture_output=True, text=True, check=False
+        )
+    assert (run.returncode, run.stdout) == (1, "")
+    assert (
+        run.stderr
+        == f"demo: port {port} of 127.0.0.1 can't be used: another program has it, or only root may\n"
+    )
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL], ids=["SIGTERM", "SIGKILL"])
