@@ -150,7 +150,8 @@ class Routes:
         return _json(Version(self._version))
 
     async def openapi(self) -> Response:
-        return _json(openapi.document(self._version))
+        models = tuple(sorted(model.name for model in self._front.models()))
+        return _json(openapi.document(self._version, models))
 
     async def state(self) -> Response:
         current = exchange.current()

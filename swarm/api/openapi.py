@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -12,7 +12,7 @@ from swarm.api.answers import ChatCompletion, Completion, ErrorAnswer, Health, M
 from swarm.api.responses.compaction import CompactedResponse
 from swarm.api.responses.objects import ResponseObject
 from swarm.api.responses.schemas import ResponsesBody
-from swarm.api.schemas import ChatBody, CompletionBody
+from swarm.api.schemas import ChatBody, CompletionBody, GenerationFields
 
 _REF = "#/components/schemas/{name}"
 _ERRORS = {
@@ -75,9 +75,9 @@ _OPERATIONS = (
 )
 
 
-@cache
-def document(version: str) -> dict[str, Any]:
-    """Return the document as JSON values; the caller must not change it."""
+@lru_cache(maxsize=8)
+def document(version: str, models: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return the document as JSON values, with ``models`` for examples; the caller must not change it."""
     structs: set[type[msgspec.Struct]] = {
         ErrorAnswer,
         *(kind for op in _OPERATIONS for kind in (op.answer, op.body) if kind),
@@ -85,6 +85,9 @@ def document(version: str) -> dict[str, Any]:
     ordered = sorted(structs, key=lambda struct: struct.__name__)
     _, components = msgspec.json.schema_components(ordered, ref_template=_REF)
     components["CompletionBody"]["properties"]["prompt"] = _PROMPT
+    for struct in ordered if models else ():
+        if issubclass(struct, GenerationFields):
+            components[struct.__name__]["properties"]["model"]["examples"] = list(models)
     paths: dict[str, dict[str, Any]] = {}
     for operation in _OPERATIONS:
         paths.setdefault(operation.path, {})[operation.method] = _described(operation)

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import litellm
@@ -129,7 +130,27 @@ def test_openai_agents_runs_its_loop(kind: Any, streamed: bool) -> None:
     assert asyncio.run(run()) == "It is 21 degrees in Paris."
 
 
-def test_schemathesis_finds_no_fault_and_no_undocumented_answer() -> None:
+def test_curl_gets_an_answer_and_a_stream() -> None:
+    for stream in (False, True):
+        body = {"model": SCRIPTED_MODEL, "messages": QUESTION, "stream": stream}
+        command = [
+            "curl",
+            "-sSN",
+            "--fail",
+            SCRIPTED + "/chat/completions",
+            "-H",
+            "Content-Type: application/json",
+        ]
+        found = subprocess.run(
+            [*command, "-d", json.dumps(body)], capture_output=True, text=True, timeout=60, check=True
+        )
+        if stream:
+            assert found.stdout.endswith("data: [DONE]\n\n")
+        else:
+            assert json.loads(found.stdout)["choices"][0]["message"]["content"] == "Hello, world!"
+
+
+def test_schemathesis_finds_no_fault_and_no_undocumented_answer(tmp_path: Path) -> None:
     """A fuzzer driven by the OpenAPI document."""
     checks = "not_a_server_error,status_code_conformance,content_type_conformance,response_schema_conformance"
     found = subprocess.run(
@@ -138,6 +159,7 @@ def test_schemathesis_finds_no_fault_and_no_undocumented_answer() -> None:
             SCRIPTED.removesuffix("/v1") + "/openapi.json", "--checks", checks, "--max-examples", "25",
             "--seed", "1", "--phases", "examples,coverage,fuzzing", "--suppress-health-check", "all",
         ],
+        cwd=tmp_path,
         capture_output=True,
         text=True,
         timeout=300,
