@@ -5,7 +5,9 @@ Knows nothing of queues or threads; belongs to the compute thread.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,6 +25,8 @@ from swarm.models.loader import sub_span
 from swarm.types import LayerSpan
 
 _PROBE = "swarm_probe"
+_PROBING = threading.Lock()
+"""The probe is registered under one name for the whole process, in which several engines may load spans."""
 
 
 @dataclass(slots=True)
@@ -95,6 +99,17 @@ class Stage:
         return out[0]
 
 
+@contextlib.contextmanager
+def _attention_of(configs: Iterable[Any], name: str) -> Iterator[None]:
+    for config in configs:
+        config._attn_implementation_internal = name
+    try:
+        yield
+    finally:
+        for config in configs:
+            config._attn_implementation_internal = ATTENTION
+
+
 def _probe(base: PreTrainedModel, hidden_size: int, dtype: torch.dtype, device: str) -> KVLayout:
     """Run one token through ``base`` and note what each layer hands to attention.
 
@@ -117,11 +132,9 @@ def _probe(base: PreTrainedModel, hidden_size: int, dtype: torch.dtype, device: 
         seen[module.layer_idx] = LayerKV(key.shape[1], key.shape[3], options.get("sliding_window"))
         return query.transpose(1, 2), None
 
-    AttentionInterface.register(_PROBE, note)
     configs = {id(m.config): m.config for m in base.modules() if hasattr(m, "config")}
-    for config in configs.values():
-        config._attn_implementation_internal = _PROBE
-    try:
+    with _PROBING, _attention_of(configs.values(), _PROBE):
+        AttentionInterface.register(_PROBE, note)
         if isinstance(base.rotary_emb, RotaryBySequence):
             base.rotary_emb.segments = (Segment(0, 1, 0, (), 1),)
         base(
@@ -129,9 +142,6 @@ def _probe(base: PreTrainedModel, hidden_size: int, dtype: torch.dtype, device: 
             position_ids=torch.zeros(1, 1, dtype=torch.long, device=device),
             use_cache=False,
         )
-    finally:
-        for config in configs.values():
-            config._attn_implementation_internal = ATTENTION
     if sorted(seen) != list(range(len(base.layers))):
         raise ModelError(f"{base.config.model_type}: not every layer attends in the usual way")
     return KVLayout(tuple(seen[index] for index in range(len(seen))), dtype.itemsize)
