@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
+import httpx
 import openai
 import pytest
 from openai import OpenAI
@@ -15,6 +17,12 @@ pytestmark = [pytest.mark.processes, pytest.mark.timeout(600)]
 
 QUESTION = "List two animals that can fly, and say why each of them can."
 TOKENS = 60
+LONG_REQUEST = {
+    "model": MODEL,
+    "messages": [{"role": "user", "content": QUESTION}],
+    "max_tokens": 4000,
+    "ignore_eos": True,
+}
 
 
 @pytest.fixture(scope="module")
@@ -82,8 +90,14 @@ def test_2_a_killed_node_leaves_every_view(swarm: SwarmProcesses):
 
 def test_3_without_a_holder_requests_get_503_that_names_the_layers(swarm: SwarmProcesses):
     door = swarm.nodes[0]
-    for node in swarm.nodes[1:]:
-        node.kill()
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(httpx.post, f"{door.url}/v1/chat/completions", json=LONG_REQUEST, timeout=100)
+        wait_for("the answer to run", lambda: door.get("/swarm/state")[1]["sessions"])
+        for node in swarm.nodes[1:]:
+            node.kill()
+        ended = running.result()
+    assert ended.status_code == 503
+    assert "layers 15-29" in ended.json()["error"]["message"]
 
     def refused() -> openai.APIStatusError | None:
         try:
@@ -103,9 +117,9 @@ def test_3_without_a_holder_requests_get_503_that_names_the_layers(swarm: SwarmP
 
 def test_4_a_replacement_that_is_told_nothing_but_an_address_is_all_it_takes(swarm: SwarmProcesses):
     door = swarm.nodes[0]
-    pid = door.pid
+    pids = [node.pid for node in swarm.nodes]
     newcomer = swarm.add("auto", api=False, name_model=False)
     swarm.wait_servable([door])
     assert "takes layers 15-29" in newcomer.log
     assert ask(door) == reference(QUESTION, TOKENS, ignore_eos=True)
-    assert door.pid == pid
+    assert [node.pid for node in swarm.nodes[:-1]] == pids

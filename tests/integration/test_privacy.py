@@ -22,6 +22,7 @@ from swarm.node.dispatch import Dispatch
 from swarm.node.front import GenerationRequest
 from swarm.node.keystore import Keystore
 from swarm.node.node import Node
+from swarm.protocol.codec import encode
 from swarm.protocol.messages import AnyMessage, Step
 from swarm.types import Address, LayerSpan, NodeId
 from tests.support.swarm_process import MODEL
@@ -140,20 +141,22 @@ async def test_no_frame_holds_text_or_token_ids_but_the_first_hop_can_look_them_
     tap = Wiretap(monkeypatch)
     prompt, tokens = await tapped_answer(tmp_path, "")
     ids = [*prompt, *tokens]
-    pairs = [msgspec.msgpack.encode([a, b])[1:] for a, b in pairwise(ids) if a > 255 and b > 255]
+    large = [(a, b) for a, b in pairwise(ids) if a > 255 and b > 255]
+    as_ids = [msgspec.msgpack.encode(pair)[1:] for pair in large]
+    as_ids += [np.array(pair, kind).tobytes() for pair in large for kind in ("<u2", "<u4", "<i8", ">u4")]
     assert tap.steps()
-    assert pairs
+    assert large
     for message, payload in tap.frames:
-        header = msgspec.msgpack.encode(message)
-        for secret in (TEXT.encode(), b"password", b"staple", *pairs):
-            assert secret not in header
-            assert secret not in payload
+        frames = b"".join(bytes(frame) for frame in encode(message, payload, number=0, part_bytes=1 << 16))
+        for secret in (TEXT.encode(), b"password", b"staple", *as_ids):
+            assert secret not in frames
     assert recovered(tap, embedding, prompt) == 1.0
 
 
-async def test_with_private_layers_the_lookup_fails(tmp_path, embedding, monkeypatch):
+@pytest.mark.parametrize("private", ["1", "1:1"])
+async def test_with_private_layers_the_lookup_fails(tmp_path, embedding, monkeypatch, private):
     tap = Wiretap(monkeypatch)
-    prompt, tokens = await tapped_answer(tmp_path, "1:1")
+    prompt, tokens = await tapped_answer(tmp_path, private)
     assert tap.steps()
     assert len(tokens) == 8
     assert recovered(tap, embedding, prompt) < 0.2
