@@ -147,7 +147,8 @@ async def test_no_frame_holds_text_or_token_ids_but_the_first_hop_can_look_them_
     assert tap.steps()
     assert large
     for message, payload in tap.frames:
-        frames = b"".join(bytes(frame) for frame in encode(message, payload, number=0, part_bytes=1 << 16))
+        parts = (part for frame in encode(message, payload, number=0, part_bytes=1 << 16) for part in frame)
+        frames = b"".join(bytes(part) for part in parts)
         for secret in (TEXT.encode(), b"password", b"staple", *as_ids):
             assert secret not in frames
     assert recovered(tap, embedding, prompt) == 1.0
