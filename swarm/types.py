@@ -96,7 +96,7 @@ class Address(msgspec.Struct, frozen=True, array_like=True, order=True):
 
     def __post_init__(self) -> None:
         if not self.host or len(self.host) > 255 or not 0 <= self.port <= 65535:
-            raise ValueError(f"{self.host[:80]!r} port {self.port} is not an address")
+            raise ValueError(f"{self.host[:80]!r} port {self.port} is not an address; ports are 0-65535")
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"

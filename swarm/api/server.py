@@ -33,11 +33,17 @@ _IDLE_SECONDS = 75.0
 _REQUESTS_A_CONNECTION = 1_000_000
 
 
+def check_settings(settings: ApiSettings) -> None:
+    """Raise ConfigError for what would keep a front door from opening, short of binding its address."""
+    if settings.listen is not None:
+        _require_key(_with_key_file(settings), settings.listen)
+
+
 class ApiServer:
     """One front door. ``start`` once, ``aclose`` at the end."""
 
     def __init__(self, front: FrontDoor, settings: ApiSettings, *, version: str) -> None:
-        self._settings = replace(settings, keys=(*settings.keys, *_keys_in(settings.key_file)))
+        self._settings = _with_key_file(settings)
         self._app = ASGIWrapper(cast(ASGIFramework, create_app(front, self._settings, version=version)))
         self._context = WorkerContext(None)
         self._hypercorn = HypercornConfig()
@@ -58,11 +64,7 @@ class ApiServer:
         listen = self._settings.listen
         if listen is None:
             raise ConfigError("api.listen is not set: there is no address to serve the API at")
-        if not self._settings.keys and not self._settings.open and not is_loopback(listen.host):
-            raise ConfigError(
-                f"the API would be open to everyone who reaches {listen}: set keys (--api-key-file FILE), "
-                "listen on 127.0.0.1, or say --api-open"
-            )
+        _require_key(self._settings, listen)
         bound = await _bind(listen)
         self._server = await asyncio.start_server(self._serve, sock=bound, backlog=_BACKLOG)
         return Address(listen.host, bound.getsockname()[1])
@@ -96,6 +98,18 @@ class ApiServer:
             )
         finally:
             writer.transport.abort()
+
+
+def _with_key_file(settings: ApiSettings) -> ApiSettings:
+    return replace(settings, keys=(*settings.keys, *_keys_in(settings.key_file)))
+
+
+def _require_key(settings: ApiSettings, listen: Address) -> None:
+    if not settings.keys and not settings.open and not is_loopback(listen.host):
+        raise ConfigError(
+            f"the API would be open to everyone who reaches {listen}: set keys (--api-key-file FILE), "
+            "listen on 127.0.0.1, or say --api-open"
+        )
 
 
 async def _bind(listen: Address) -> socket.socket:

@@ -26,6 +26,7 @@ app = typer.Typer(
     epilog="Exit codes: 0 done or stopped, 1 failed while running, 2 wrong option, setting or state folder.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
 app.command()(join)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 
@@ -11,15 +12,30 @@ from rich.progress import TaskID
 
 from swarm.models.progress import Progress
 
+PIPE_COLUMNS = 200
+
 
 def announce(line: str) -> None:
-    """Print a line of what happens."""
-    print(line, flush=True)
+    """Print a line (or some) of what happens."""
+    print("\n".join(map(printable, line.split("\n"))), flush=True)
 
 
 def warn(line: str) -> None:
     """Print a line that the person should act on."""
-    print(f"warning: {line}", file=sys.stderr, flush=True)
+    print(f"warning: {printable(line)}", file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Escape what would steer a terminal: names come from other machines."""
+    return "".join(
+        letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text
+    )
+
+
+def table_console() -> Console:
+    """Return where tables go: as wide as the terminal (or $COLUMNS), else wide enough to cut nothing."""
+    fits_itself = sys.stdout.isatty() or "COLUMNS" in os.environ
+    return Console(width=None if fits_itself else PIPE_COLUMNS)
 
 
 def progress() -> Progress:

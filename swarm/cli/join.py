@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import platform
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -16,13 +17,14 @@ from swarm import __version__
 from swarm.cli import options
 from swarm.cli.console import announce, progress, warn
 from swarm.cli.watchdog import stop_when_stdin_ends
-from swarm.config import ApiSettings, Config
+from swarm.config import ApiSettings, Config, NodeSettings
 from swarm.config.reference import effective, page
 
 if TYPE_CHECKING:
     from swarm.api.server import ApiServer
     from swarm.node.front import FrontDoor
     from swarm.node.keystore import NodeIdentity
+    from swarm.types import Address
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
@@ -56,7 +58,8 @@ def join(
     settings, origins = options.read_settings(ctx.params)
     if origins["api.keys"] == "--api-key":
         warn("--api-key shows the key to other users of this machine; use --api-key-file or SWARM_API_KEYS")
-    logging.basicConfig(level=settings.node.log_level.upper(), format=LOG_FORMAT)
+    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
+    logging.getLogger("swarm").setLevel(settings.node.log_level.upper())
     if exit_with_stdin:
         stop_when_stdin_ends()
     _run(replace(settings, node=replace(settings.node, name=settings.node.name or _host_name())))
@@ -84,9 +87,14 @@ def _parser() -> typer.Typer:
 
 def _run(settings: Config) -> None:
     # Imported here: PyTorch and the web server take seconds, and `--help` should not.
+    from swarm.api.server import check_settings
+    from swarm.engine.device import resolve_device
     from swarm.node.keystore import Keystore
     from swarm.node.main import run_node
 
+    # Before a secret is made: what is said wrongly leaves nothing behind.
+    resolve_device(settings.model.device)
+    check_settings(settings.api)
     node = settings.node
     with Keystore(Path(node.state) if node.state else None) as keystore:
         identity = keystore.open(
@@ -94,11 +102,20 @@ def _run(settings: Config) -> None:
             swarm_key_file=node.swarm_key_file,
             environ_key=os.environ.get("SWARM_KEY"),
         )
-        if not node.bootstrap:
-            _tell_how_to_join(settings, identity)
+
+        def on_listening(bound: Address) -> None:
+            if not node.bootstrap:
+                _tell_how_to_join(node, identity, bound)
+
         asyncio.run(
             run_node(
-                settings, keystore, identity, announce, open_front_door=_open_front_door, progress=progress()
+                settings,
+                keystore,
+                identity,
+                announce,
+                open_front_door=_open_front_door,
+                progress=progress(),
+                on_listening=on_listening,
             )
         )
 
@@ -112,25 +129,39 @@ async def _open_front_door(front: FrontDoor, settings: ApiSettings) -> ApiServer
     return server
 
 
-def _tell_how_to_join(settings: Config, identity: NodeIdentity) -> None:
-    """Print what a second machine needs: the key file's path, never what is in it."""
+def _tell_how_to_join(settings: NodeSettings, identity: NodeIdentity, bound: Address) -> None:
+    """Print what a second node needs: the key file's path, never what is in it."""
+    from swarm.api.guards import is_loopback
     from swarm.node.node import own_addresses
 
-    node = settings.node
-    addresses = node.advertise or own_addresses(node.listen)
-    command = f"python -m swarm join --bootstrap {addresses[0] if node.listen.port else 'HOST:PORT'}"
+    address = (settings.advertise or own_addresses(bound))[0]
+    only_here = is_loopback(address.host)
+    join = f"{_python()} -m swarm join --bootstrap {address}"
+    here = " --listen 127.0.0.1:0 --state FOLDER" if only_here else ""
     if identity.created_secret:
         announce(
             f"A new swarm: its secret is in {identity.secret_path}; who has it can join, so keep it private."
         )
-    if identity.secret_path is None:
-        announce(f"To add a machine, set SWARM_KEY there too and run:\n  {command}")
-        return
-    announce(
-        "To add a machine, copy the secret to it and join:\n"
-        f"  scp {addresses[0].host}:{identity.secret_path} swarm.key\n"
-        f"  {command} --swarm-key-file swarm.key"
+    what = (
+        f"To add a node on this machine (others can't reach {address})" if only_here else "To add a machine"
     )
+    if identity.secret_path is None:
+        announce(f"{what}, set SWARM_KEY there too and run:\n  {join}{here}")
+    elif only_here:
+        announce(f"{what}:\n  {join} --swarm-key-file {identity.secret_path}{here}")
+    else:
+        announce(
+            f"{what}, set swarm up there, copy the secret to it and join:\n"
+            f"  scp {address.host}:{identity.secret_path} swarm.key\n"
+            f"  {join} --swarm-key-file swarm.key"
+        )
+
+
+def _python() -> str:
+    """Return how this Python is called; one in a clone's .venv, from inside any clone."""
+    python = Path(sys.executable)
+    parts = python.parts
+    return str(Path(*parts[parts.index(".venv") :])) if ".venv" in parts else str(python)
 
 
 def _host_name() -> str:

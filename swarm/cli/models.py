@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from rich.console import Console
 from rich.table import Table
 
-from swarm.cli.console import announce
+from swarm.cli.console import announce, table_console
 
 
 def models() -> None:
@@ -19,6 +18,8 @@ def models() -> None:
         announce(f"No models in {store.home / 'models'}.")
         return
     table = Table("model", "digest", "layers", "context", "folder")
+    for column in table.columns:
+        column.overflow = "fold"  # an id or a path that is cut can't be copied
     for model in found:
         table.add_row(
             model.id.name,
@@ -27,4 +28,4 @@ def models() -> None:
             str(model.spec.context_tokens),
             str(model.folder),
         )
-    Console().print(table)
+    table_console().print(table)

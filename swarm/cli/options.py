@@ -14,11 +14,19 @@ from swarm.config.knob import knobs_of
 from swarm.config.loading import flat_names
 from swarm.errors import ConfigError
 
+_ABOUT = {
+    "api_key": "A key that clients of the API must show. Other users of this machine can see it here: "
+    "better --api-key-file or SWARM_API_KEYS."
+}
+
 
 def _setting(flag: str, metavar: str, *names: str) -> Any:
-    """Declare the option of a setting: its sentence is the setting's own."""
-    declared = knobs_of(Config)[flat_names()[flag]].declared
-    about = declared.doc + (f" One of {', '.join(declared.choices)}." if declared.choices else "")
+    """Declare the option of a setting: its sentence is the setting's own, unless _ABOUT has one."""
+    setting = knobs_of(Config)[flat_names()[flag]]
+    declared = setting.declared
+    about = _ABOUT.get(flag, declared.doc)
+    about += f" One of {', '.join(declared.choices)}." if declared.choices else ""
+    about += " May be given several times." if isinstance(setting.default, tuple) else ""
     return typer.Option(
         f"--{flag.replace('_', '-')}", *names, metavar=metavar, help=about, show_default=False
     )

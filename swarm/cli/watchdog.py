@@ -8,6 +8,7 @@ import threading
 import time
 
 GRACE_SECONDS = 10.0
+AGAIN_SECONDS = 0.5
 STDIN = 0
 
 
@@ -23,6 +24,9 @@ def _watch() -> None:
     # Not through sys.stdin: a daemon thread inside its lock would break the interpreter's shutdown.
     while os.read(STDIN, 1024):
         pass
-    signal.raise_signal(signal.SIGINT)
-    time.sleep(GRACE_SECONDS)
+    give_up = time.monotonic() + GRACE_SECONDS
+    while time.monotonic() < give_up:
+        # More than once: code that is being imported may swallow a KeyboardInterrupt.
+        signal.raise_signal(signal.SIGINT)
+        time.sleep(AGAIN_SECONDS)
     os._exit(1)

@@ -128,4 +128,5 @@ def _settings_of_table(table: str, values: dict[str, Any], source: str) -> Itera
 
 
 def _nearest(wanted: str, candidates: Iterable[str]) -> str:
-    return f"did you mean {difflib.get_close_matches(wanted, candidates, n=1, cutoff=0.0)[0]!r}?"
+    close = difflib.get_close_matches(wanted, candidates, n=1)
+    return f"did you mean {close[0]!r}?" if close else "`python -m swarm config` shows what there is"

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from swarm.models.progress import Progress
     from swarm.node.front import FrontDoor
     from swarm.node.keystore import Keystore, NodeIdentity
+    from swarm.types import Address
 
 FrontDoorFactory = Callable[["FrontDoor", "ApiSettings"], Awaitable[Closeable]]
 
@@ -27,10 +28,12 @@ async def run_node(
     *,
     open_front_door: FrontDoorFactory | None = None,
     progress: Progress | None = None,
+    on_listening: Callable[[Address], None] | None = None,
 ) -> None:
     """Run a node until SIGINT or SIGTERM. Raises SwarmError when it can't start or go on.
 
     ``open_front_door`` is called when the settings ask for a door; callers bring it: nodes know no HTTP.
+    ``on_listening`` is told the address bound, once it is.
     """
     node = Node(config, keystore, identity, announce, progress)
     loop = asyncio.get_running_loop()
@@ -51,7 +54,7 @@ async def run_node(
             return await factory(front, config.api)
 
     try:
-        await node.run(door)
+        await node.run(door, on_listening)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -166,8 +166,13 @@ class Node:
 
     # --- life ---
 
-    async def run(self, open_front_door: OpenFrontDoor | None) -> None:
-        """Join the swarm and serve until ``stop``. Raises SwarmError when the node can't start or go on."""
+    async def run(
+        self, open_front_door: OpenFrontDoor | None, on_listening: Callable[[Address], None] | None = None
+    ) -> None:
+        """Join the swarm and serve until ``stop``. Raises SwarmError when the node can't start or go on.
+
+        ``on_listening`` is told the address that other nodes reach, with the port that was bound.
+        """
         self._engine.start()
         door: Closeable | None = None
         try:
@@ -178,6 +183,8 @@ class Node:
                     tasks.create_task(work()) for work in (self._gossip.run, self._results, self._ticks)
                 ]
                 self._introduce(bound)
+                if on_listening is not None:
+                    on_listening(bound)
                 if open_front_door is not None:
                     door = await open_front_door(self)
                 running += [tasks.create_task(work()) for work in (self._hosting.run, self._report_load)]
@@ -202,6 +209,7 @@ class Node:
 
     async def _leave(self, door: Closeable | None) -> None:
         """Say goodbye: no new sessions, running answers ended, neighbours told."""
+        self._announce("Leaving the swarm …")
         self._stage.draining = True
         if door is not None:
             await door.aclose()

@@ -99,6 +99,8 @@ def test_an_unknown_key_or_a_missing_file_ends_with_exit_code_2(swarm: Swarm, tm
     missing = swarm("join", "--config", str(tmp_path / "other.toml"))
     assert (unknown.code, missing.code) == (2, 2)
     assert "did you mean 'bootstrap'?" in unknown.err
+    file.write_text("zzzqqq = 1")
+    assert "did you mean" not in swarm("join", "--config", str(file)).err
     assert "other.toml" in missing.err
 
 
@@ -182,6 +184,48 @@ def test_status_shows_members_and_what_is_missing(
     assert "[red]loft" in loft
     assert "dead" in loft
     assert "org/m: can't be served: no node holds 4:8" in ended.out
+
+
+def test_status_on_a_narrow_terminal_shows_every_layer_and_no_letter_that_steers_it(
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spans = [{"model": "org/m", "digest": "0" * 64, "layers": "10:20", "of": 30, "dtype": "bfloat16"}]
+    load = {"sessions": 12, "rows_per_second": 1234.5, "rss_bytes": 1200 * 2**20}
+    member = {
+        "node": "a" * 32,
+        "name": "living-room-\x1b[2Jmac",
+        "state": "joining",
+        "health": "alive",
+        "routable": False,
+        "spans": spans,
+        "rtt_ms": 123.4,
+        "load": load,
+    }
+    state = {"node": "a" * 32, "members": [member], "models": []}
+    monkeypatch.setattr("swarm.cli.status._fetch", lambda _url, _key: state)
+    monkeypatch.setenv("COLUMNS", "80")
+    ended = swarm("status")
+    assert max(map(len, ended.out.splitlines())) <= 80
+    assert "10:20 of 30" in ended.out
+    assert "\x1b" not in ended.out
+    monkeypatch.delenv("COLUMNS")
+    piped = swarm("status").out
+    assert all(value in piped for value in ("10:20 of 30", "bfloat16", "1234.5", "1200"))
+
+
+def test_status_takes_an_address_as_join_does(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def fetch(url: str, _key: str) -> dict[str, Any]:
+        asked.append(url)
+        return STATE
+
+    monkeypatch.setattr("swarm.cli.status._fetch", fetch)
+    for given in ("8161", "127.0.0.1:8161", "http://127.0.0.1:8161/v1"):
+        assert swarm("status", "--api", given).code == 0
+    assert asked == ["http://127.0.0.1:8161/swarm/state"] * 3
+    wrong = swarm("status", "--api", "here")
+    assert (wrong.code, len(wrong.err.splitlines())) == (2, 1)
 
 
 def test_status_as_json_is_the_state_itself(swarm: Swarm, door: str, tmp_path: Path) -> None:
