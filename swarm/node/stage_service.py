@@ -35,7 +35,10 @@ if TYPE_CHECKING:
 log = logging.getLogger("swarm.stage")
 
 REFUSAL_CODES = frozenset(get_args(RefusalCode))
-BUSY_AFTER_SECONDS = 0.5
+BUSY_SECONDS = 0.4
+"""Origins hear that often of steps that have waited or been computed for that long."""
+STUCK_SECONDS = 10.0
+"""A compute thread that finishes no step for so long is no longer called busy: its origins turn elsewhere."""
 FULL_RETRY_MILLISECONDS = 1000
 
 Connect = Callable[[NodeId], Awaitable[None]]
@@ -72,6 +75,7 @@ class StageService:
         self._clock = clock
         self._reserved: dict[HopKey, int] = {}
         self._progress = 0
+        self._moved_at = self._busy_at = clock()
         self.draining = False
         self.counts: Counter[str] = Counter()
 
@@ -221,10 +225,13 @@ class StageService:
         if expired:
             log.info("freed %d sessions whose origin fell silent", len(expired))
             self._release(expired)
+        waiting = self._sessions.waiting(now - BUSY_SECONDS)
         steps = self._engine.stats().steps
-        if steps != self._progress:
-            self._progress = steps
-            for session, step in self._sessions.waiting(now - BUSY_AFTER_SECONDS):
+        if steps != self._progress or not waiting:
+            self._progress, self._moved_at = steps, now
+        if waiting and now - self._moved_at < STUCK_SECONDS and now - self._busy_at >= BUSY_SECONDS:
+            self._busy_at = now
+            for session, step in waiting:
                 key = session.key
                 self._answer(key.origin, Busy(key.origin, key.session, session.epoch, step.step))
 

@@ -1,0 +1,182 @@
+"""A hop at work, with an engine and a bus that only take notes."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from types import SimpleNamespace
+
+import pytest
+
+from swarm.config import SessionSettings
+from swarm.engine.jobs import StepResult
+from swarm.errors import BadTensorError, KVFullError
+from swarm.node.stage_service import BUSY_SECONDS, STUCK_SECONDS, StageService
+from swarm.protocol.messages import Busy, CloseSession, Hop, Opened, OpenSession, Output, Refused, Step
+from swarm.sessions.hop import HopSessions
+from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
+
+ME, ORIGIN = NodeId("me"), NodeId("origin")
+BOOT = BootId(b"mybootid")
+SESSION = SessionId(b"s" * 16)
+MODEL = ModelId("org/model", "0" * 64)
+HOPS = (Hop(ME, BOOT, LayerSpan(0, 4)),)
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.jobs: list = []
+        self.closed: list = []
+        self.steps = 0
+        self.full = False
+
+    def open(self, *_: object, **__: object) -> int:
+        if self.full:
+            raise KVFullError(10, 5)
+        return 0
+
+    def grow(self, key: object, tokens: int) -> None:
+        if self.full:
+            raise KVFullError(10, 5)
+
+    def truncate(self, key: object, length: int) -> None: ...
+
+    def close(self, key: object, blocks: object = ()) -> None:
+        self.closed.append(key)
+
+    def submit(self, job: object) -> None:
+        self.jobs.append(job)
+
+    def stats(self) -> SimpleNamespace:
+        return SimpleNamespace(steps=self.steps)
+
+
+class Hopside:
+    """A stage service on a clock of its own; ``sent`` is what left it."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.engine = FakeEngine()
+        self.sent: list = []
+        bus = SimpleNamespace(
+            send=lambda node, message, payload=b"": self.sent.append((node, message, payload)),
+            linked=lambda node: True,
+        )
+        self.service = StageService(
+            sessions=HopSessions(node=ME, boot=BOOT, lease_seconds=12.0, max_per_origin=8),
+            engine=self.engine,  # type: ignore[arg-type]
+            bus=bus,  # type: ignore[arg-type]
+            settings=SessionSettings(),
+            connect=_never,
+            spawn=_never_spawned,
+            clock=lambda: self.now,
+        )
+
+    def open(self, kv_tokens: int = 16) -> None:
+        message = OpenSession(ORIGIN, SESSION, 1, MODEL, "bfloat16", HOPS, 0, kv_tokens, 0, 1000)
+        self.service.on_open(ORIGIN, message)
+
+    def step(self, number: int = 0, position: int = 0, count: int = 1) -> None:
+        step = Step(ORIGIN, SESSION, 1, number, position, count, 4, "bfloat16", "last")
+        self.service.on_step(ORIGIN, step, memoryview(bytes(8 * count)))
+
+    def result(self, **changes: object) -> None:
+        job = self.engine.jobs[-1]
+        values = {"hidden": bytes(8), "count": 1, "error": None, **changes}
+        self.service.on_result(
+            StepResult(
+                job.tag,
+                job.key,
+                job.position,
+                values["count"],
+                values["hidden"],
+                "bfloat16",
+                0.0,
+                0.01,
+                1,
+                values["error"],
+            )
+        )
+
+    def messages(self, kind: type) -> list:
+        return [message for _, message, _ in self.sent if isinstance(message, kind)]
+
+
+async def _never(node: NodeId) -> None:
+    raise AssertionError("nothing to connect to")
+
+
+def _never_spawned(work: Awaitable[None]) -> Callable[[], None]:
+    raise AssertionError("nothing to spawn")
+
+
+@pytest.fixture
+def hop() -> Hopside:
+    made = Hopside()
+    made.open()
+    return made
+
+
+def test_a_computed_step_of_the_last_hop_is_answered_to_the_origin_with_its_times(hop):
+    hop.step()
+    hop.result()
+    assert hop.messages(Opened)
+    (output,) = hop.messages(Output)
+    assert output.count == 1
+    assert len(output.times) == 1
+
+
+def test_a_full_engine_refuses_and_reserves_nothing():
+    hop = Hopside()
+    hop.engine.full = True
+    hop.open()
+    (refused,) = hop.messages(Refused)
+    assert refused.code == "full"
+    assert hop.service.session_count == 0
+
+
+def test_an_answer_that_outgrows_a_full_engine_is_refused_and_freed(hop):
+    hop.engine.full = True
+    hop.step(count=32)
+    assert [refused.code for refused in hop.messages(Refused)] == ["full"]
+    assert hop.engine.closed
+    assert hop.service.session_count == 0
+
+
+def test_a_failed_step_ends_the_session_and_says_why(hop):
+    hop.step()
+    hop.result(error=BadTensorError("NaN"))
+    assert [refused.code for refused in hop.messages(Refused)] == ["bad_tensor"]
+    assert hop.engine.closed
+
+
+def test_a_result_that_comes_after_the_close_goes_nowhere(hop):
+    hop.step()
+    hop.service.on_close(ORIGIN, CloseSession(ORIGIN, SESSION, 1))
+    hop.result()
+    assert hop.messages(Output) == []
+
+
+def ticks(hop: Hopside, seconds: float) -> None:
+    for _ in range(int(seconds / 0.05)):
+        hop.now += 0.05
+        hop.service.tick()
+
+
+def test_origins_hear_that_a_long_step_is_being_worked_on_but_not_at_every_tick(hop):
+    hop.step()
+    ticks(hop, 4.0)
+    assert 4.0 / BUSY_SECONDS / 2 < len(hop.messages(Busy)) <= 4.0 / BUSY_SECONDS
+
+
+def test_a_compute_thread_that_finishes_nothing_is_no_longer_called_busy(hop):
+    hop.step()
+    ticks(hop, STUCK_SECONDS + 0.5)
+    said = len(hop.messages(Busy))
+    ticks(hop, 1.0)
+    assert len(hop.messages(Busy)) == said
+
+
+def test_a_silent_origin_loses_its_session_when_the_lease_ends(hop):
+    ticks(hop, 12.5)
+    assert hop.service.session_count == 0
+    assert hop.engine.closed
