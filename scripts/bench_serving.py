@@ -48,7 +48,8 @@ WORDS = [
 ]
 CHAT_OVERHEAD = 30
 ROUND_SECONDS = 600.0
-SPLITS = {1: ["0:30"], 2: ["0:15", "15:30"], 3: ["0:10", "10:20", "20:30"]}
+SPLITS = {1: ["0:30"], 2: ["0:13", "13:30"], 3: ["0:8", "8:19", "19:30"]}
+"""The first node has the door and the head, which costs about as much as 3.5 layers."""
 
 
 def prompt_of(tokens: int, number: int) -> str:
