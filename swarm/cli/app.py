@@ -12,7 +12,7 @@ import typer
 
 from swarm import __version__
 from swarm.cli.join import config, join
-from swarm.cli.models import models
+from swarm.cli.models import app as models
 from swarm.cli.secret import init
 from swarm.cli.status import status
 from swarm.errors import ConfigError, SwarmError
@@ -32,7 +32,7 @@ app = typer.Typer(
 app.command()(join)
 app.command()(init)
 app.command()(status)
-app.command()(models)
+app.add_typer(models, name="models")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
 
 

@@ -186,7 +186,10 @@ def refuse_other_formats(model: str, names: Iterable[str]) -> None:
             "swarm loads safetensors: look for a converted copy of this model"
         )
     if any(path.match("*.gguf") for path in found):
-        raise ModelError(f"{model} has weights as GGUF only; convert them first (swarm.models.gguf.convert)")
+        raise ModelError(
+            f"{model} has weights as GGUF only; convert a file of them first: "
+            "python -m swarm models import FILE.gguf --name ORG/NAME"
+        )
 
 
 def stored_files(folder: Path) -> dict[str, FileEntry]:

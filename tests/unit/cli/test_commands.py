@@ -124,6 +124,26 @@ def test_models_says_where_it_looked_when_there_are_none(
     assert str(tmp_path / "models") in ended.out
 
 
+def test_a_gguf_file_becomes_a_model_of_the_store_under_a_name_that_is_free(
+    swarm: Swarm, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SWARM_HOME", str(tmp_path))
+    made = []
+
+    def convert(file: Path, folder: Path, **_: Any) -> Path:
+        folder.mkdir(parents=True)
+        made.append((file, folder))
+        return folder
+
+    monkeypatch.setattr("swarm.models.gguf.convert", convert)
+    file = tmp_path / "some.gguf"
+    first, second = (swarm("models", "import", str(file), "--name", "org/some") for _ in range(2))
+    assert made == [(file, tmp_path / "models" / "org" / "some")]
+    assert (first.code, second.code) == (0, 1)
+    assert "Model org/some is in" in first.out
+    assert "there is a model org/some already" in second.err
+
+
 STATE: dict[str, Any] = {
     "node": "a" * 32,
     "members": [
