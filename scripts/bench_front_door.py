@@ -20,12 +20,17 @@ from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from _bootstrap import enter_environment
+
+if __name__ == "__main__":
+    enter_environment(with_tests=True)  # what follows is in .venv
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
 import httpx
 from hypercorn.asyncio import serve
 from hypercorn.config import Config
 from quart import Quart, Response, request
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 from tests.support.front_door import MODEL, FakeFrontDoor, serving
 from tests.support.swarm_process import free_port
 

@@ -15,6 +15,11 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
+from _bootstrap import enter_environment
+
+if __name__ == "__main__":
+    enter_environment(with_tests=True)  # what follows is in .venv
+
 from websockets.asyncio.client import connect
 from websockets.asyncio.server import ServerConnection, serve
 

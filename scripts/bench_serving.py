@@ -2,7 +2,7 @@
 """Serving speed: swarms of 1, 2 and 3 nodes against each other and against transformers' generate, in one run.
 
 Starts its own swarms on loopback with the default model, drives them through the OpenAI API and prints ratios
-(min / median / max over the repeats) and a table; ``--json FILE`` keeps everything. Run it with .venv's python.
+(min / median / max over the repeats) and a table; ``--json FILE`` keeps everything.
 ``--peer language-pipes`` and ``--peer llama.cpp`` drive these too, when they are installed (see _peers.py).
 """
 
@@ -23,6 +23,10 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+from _bootstrap import enter_environment
+
+if __name__ == "__main__":
+    enter_environment(with_tests=True)  # what follows is in .venv
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import httpx
