@@ -24,6 +24,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from _bootstrap import enter_environment
+
+if __name__ == "__main__":
+    enter_environment(with_tests=True)  # what follows is in .venv
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import torch
