@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from swarm.gossip.broadcasts import Random
@@ -32,13 +32,20 @@ class Attempts:
 
 @dataclass(slots=True)
 class Dialer:
-    """Attempts at members by id, and at bootstrap addresses while no member is linked."""
+    """Attempts at members by id, and at bootstrap addresses that no known member is behind.
+
+    An address counts as answered while a living member's record names it, or the member that it led to lives. Else
+    it is tried for ever, whoever else is linked: newcomers that find each other before they find the swarm must not
+    stay a swarm of their own.
+    """
 
     own: NodeId
     rng: Random
     _members: dict[NodeId, Attempts] = field(default_factory=dict)
     _bootstrap: dict[Address, Attempts] = field(default_factory=dict)
     _own_addresses: set[Address] = field(default_factory=set)
+    _led_to: dict[Address, NodeId] = field(default_factory=dict)
+    _answered: set[Address] = field(default_factory=set)
 
     def add_bootstrap(self, addresses: Iterable[Address], now: float) -> None:
         for address in addresses:
@@ -49,6 +56,12 @@ class Dialer:
         """Never dial ``address`` again: this node itself answers there."""
         self._own_addresses.add(address)
         self._bootstrap.pop(address, None)
+
+    def answered(self, address: Address, node: NodeId) -> None:
+        """A connection to ``address`` stands, and ``node`` is who answered."""
+        self._led_to[address] = node
+        if address in self._bootstrap:
+            self._bootstrap[address].under_way = None
 
     def linked(self, node: NodeId) -> None:
         self._members.pop(node, None)
@@ -67,12 +80,22 @@ class Dialer:
             soonest = now + self.rng.random() * FIRST_PAUSE_SECONDS
             attempts.next_at = max(started + self._pause(attempts, now), soonest)
 
-    def due(self, wanted: dict[NodeId, tuple[Address, ...]], now: float, alone: bool) -> list[Dial]:
+    def due(
+        self,
+        wanted: dict[NodeId, tuple[Address, ...]],
+        now: float,
+        alone: bool,
+        living: Mapping[NodeId, Collection[Address]] | None = None,
+    ) -> list[Dial]:
         """Return the connections to open now.
 
-        ``wanted`` are the members that should be linked and are not, with their addresses; bootstrap addresses are
-        tried only while this node is ``alone``.
+        ``wanted`` are the members that should be linked and are not, with their addresses; ``living`` are all that
+        are known to live. Bootstrap addresses behind which a member is known are tried only while this
+        node is ``alone``.
         """
+        living = living or {}
+        named = {address for addresses in living.values() for address in addresses}
+        self._answered = {a for a in self._bootstrap if a in named or self._led_to.get(a) in living}
         for node in [node for node in self._members if node not in wanted]:
             del self._members[node]
         dials = []
@@ -88,18 +111,19 @@ class Dialer:
                 attempts.under_way = now
                 dials.append(Dial(usable[attempts.failures % len(usable)], node))
         for address, attempts in self._bootstrap.items():
-            if alone and self._ready(attempts, now):
+            if (alone or address not in self._answered) and self._ready(attempts, now):
                 attempts.under_way = now
                 dials.append(Dial(address, None))
         return dials
 
     def bootstrap_done(self, now: float) -> None:
-        """A member is linked; should all be lost again, the bootstrap addresses are tried anew."""
-        for address in self._bootstrap:
+        """A member is linked; should all be lost again, the answered bootstrap addresses are tried anew."""
+        for address in self._answered & self._bootstrap.keys():
             self._bootstrap[address] = Attempts(now, now)
 
     def wakeup(self, alone: bool) -> float:
-        open_attempts = list(self._members.values()) + (list(self._bootstrap.values()) if alone else [])
+        addresses = [a for address, a in self._bootstrap.items() if alone or address not in self._answered]
+        open_attempts = [*self._members.values(), *addresses]
         return min((a.next_at for a in open_attempts if a.under_way is None), default=float("inf"))
 
     def _ready(self, attempts: Attempts, now: float) -> bool:

@@ -237,7 +237,7 @@ class Membership:
             self._core.local_health.worsen(now, by=max(1, int(seconds / self._settings.suspect_min_seconds)))
 
     def bootstrap(self, addresses: Iterable[Address], now: float) -> None:
-        """Dial ``addresses`` until a member is linked, and again whenever all links are lost."""
+        """Dial each of ``addresses`` until it has answered, and all of them again whenever all links are lost."""
         self._advance(now)
         self._dialer.add_bootstrap(addresses, now)
 
@@ -247,6 +247,10 @@ class Membership:
         self._dialer.failed(address, node, now)
         if node is not None:
             self._detector.unreachable(node, now)
+
+    def dial_succeeded(self, address: Address, node: NodeId) -> None:
+        """A Dial ended in a link to ``node``, new or old."""
+        self._dialer.answered(address, node)
 
     def address_is_own(self, address: Address) -> None:
         """A Dial reached this node itself."""
@@ -273,7 +277,8 @@ class Membership:
         self._upkeep.refresh_links(now)
         self._detector.tick(now)
         self._upkeep.tick(now)
-        for dial in self._dialer.due(self._wanted_links(), now, alone=not core.links.nodes()):
+        living = {entry.node: entry.static.record.addresses for entry in core.table.present()}
+        for dial in self._dialer.due(self._wanted_links(), now, not core.links.nodes(), living):
             core.emit(dial)
         for node, gossip in core.broadcasts.flush(now, core.links.nodes(), core.rng):
             core.send(node, gossip)

@@ -135,7 +135,7 @@ class GossipLoop:
     async def _dial(self, effect: Dial) -> None:
         address = effect.address
         try:
-            await self._network.connect(address, effect.expected)
+            node = await self._network.connect(address, effect.expected)
         except (DialError, ProtocolError, PeerError) as exc:
             if isinstance(exc, DialError) and getattr(exc, "own", False):
                 self.membership.address_is_own(address)
@@ -144,6 +144,7 @@ class GossipLoop:
             self._report(address, str(exc))
             self.flush()
         else:
+            self.membership.dial_succeeded(address, node)
             self._refused.pop(address, None)
 
     def _report(self, address: Address, reason: str) -> None:

@@ -45,6 +45,17 @@ def test_a_node_whose_bootstrap_address_is_down_joins_when_it_comes_up():
     assert joined(world, 2) < 4.0
 
 
+def test_newcomers_that_find_each_other_first_still_find_the_swarm():
+    world = World(1)
+    world.start("first")
+    world.processes["first"].kill()
+    world.start("second", bootstrap=["first"])
+    world.start("third", bootstrap=["first", "second"])
+    world.run(60.0)
+    world.start("first")
+    assert joined(world, 3) < 4.0
+
+
 def test_a_node_that_is_given_its_own_address_as_bootstrap_joins_by_the_others():
     world = World(1)
     world.start("a")

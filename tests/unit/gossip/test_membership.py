@@ -366,7 +366,7 @@ def test_a_record_that_grows_too_large_is_refused_and_the_old_one_stays(driven):
     assert driven.membership.record() == before
 
 
-def test_bootstrap_addresses_are_dialled_again_and_again_until_a_member_is_linked(driven, peer):
+def test_bootstrap_addresses_are_dialled_again_and_again_until_they_lead_to_a_member(driven, peer):
     address = Address("192.0.2.1", 7000)
     driven.membership.bootstrap((address,), driven.now)
 
@@ -376,7 +376,23 @@ def test_bootstrap_addresses_are_dialled_again_and_again_until_a_member_is_linke
     dials = [effect for effect in driven.wait(20.0, fail) if isinstance(effect, Dial)]
     assert 5 <= len(dials) <= 11
     driven.link(alice := peer("alice"))
+    driven.membership.dial_succeeded(address, alice.node)
     assert not [e for e in driven.wait(20.0, beating(driven, alice)) if isinstance(e, Dial)]
+
+
+def test_a_bootstrap_address_is_dialled_on_while_only_others_are_linked(driven, peer):
+    address = Address("192.0.2.1", 7000)
+    driven.membership.bootstrap((address,), driven.now)
+    driven.link(alice := peer("alice"))
+    beat = beating(driven, alice)
+
+    def fail_and_beat() -> None:
+        driven.membership.dial_failed(address, None, driven.now)
+        beat()
+
+    assert len([e for e in driven.wait(20.0, fail_and_beat) if isinstance(e, Dial)]) >= 5
+    driven.receive(alice, Gossip((alice.static(1, 2, addresses=(address,)),)))
+    assert not [e for e in driven.wait(20.0, beat) if isinstance(e, Dial)]
 
 
 def test_the_own_address_is_not_dialled_again(driven):
