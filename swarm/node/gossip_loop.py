@@ -137,7 +137,7 @@ class GossipLoop:
         try:
             node = await self._network.connect(address, effect.expected)
         except (DialError, ProtocolError, PeerError) as exc:
-            if isinstance(exc, DialError) and getattr(exc, "own", False):
+            if isinstance(exc, DialError) and exc.own:
                 self.membership.address_is_own(address)
             else:
                 self.membership.dial_failed(address, effect.expected, self._clock())

@@ -109,7 +109,7 @@ class OriginSession:
         self._state = State.FINDING
         self._ready = False
         self._search = PathSearch()
-        self._unopened: dict[int, int] = {}
+        self._unopened: set[int] = set()
         self._open_until = 0.0
         self._retry_at = 0.0
         self._orphaned_at: float | None = None
@@ -162,7 +162,7 @@ class OriginSession:
         self.epoch += 1
         self._state = State.OPENING
         self._open_until = now + self._settings.open_seconds
-        self._unopened = dict.fromkeys(range(len(path.hops)), 0)
+        self._unopened = set(range(len(path.hops)))
         self._hits = []
         remaining = self.request.limit - len(self.accepted)
         kv_tokens = self._total + min(max(remaining, 0), self._settings.reserve_tokens)
@@ -218,8 +218,9 @@ class OriginSession:
         ):
             self._drop("opened")
             return
-        if self._unopened.pop(message.index, None) is None:
+        if message.index not in self._unopened:
             return
+        self._unopened.remove(message.index)
         self._hits.append(message.hit_tokens)
         if not self._unopened:
             self._state = State.RUNNING
@@ -372,7 +373,7 @@ class OriginSession:
         elif self._state is State.WAITING and now >= self._retry_at:
             self._find(now)
         elif self._state is State.OPENING and now >= self._open_until and self.path is not None:
-            late = [self.path.hops[index].node for index in self._unopened]
+            late = [self.path.hops[index].node for index in sorted(self._unopened)]
             self._search.avoid(*late)
             self._recover(StepTimeoutError(late[0], "did not answer OpenSession in time"), now)
         elif self._state is State.RUNNING and self.path is not None and self._window.late(now):
