@@ -44,6 +44,7 @@ def join(
     threads: options.Threads = None,
     private_layers: options.PrivateLayers = None,
     name: options.Name = None,
+    label: options.Label = None,
     state: options.State = None,
     swarm_key_file: options.SwarmKeyFile = None,
     advertise: options.Advertise = None,

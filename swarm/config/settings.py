@@ -15,6 +15,9 @@ LOG_LEVELS = ("error", "warning", "info", "debug")
 @dataclass(frozen=True, slots=True)
 class NodeSettings:
     name: str = knob("", "What people call this node in listings; default: the host's name.", flag="name")
+    labels: tuple[str, ...] = knob(
+        (), "Words that requests can choose this node by (`swarm.trust`), such as `home`.", flag="label"
+    )
     listen: Address = knob(
         Address("0.0.0.0", 7410),
         "Where other nodes reach this one; port 0 takes a free one.",

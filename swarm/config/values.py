@@ -32,9 +32,15 @@ _TRUE_WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False
 _PATTERNS = {
     "model.device": (re.compile(r"auto|cpu|mps|cuda(:\d+)?"), "auto, cpu, cuda, cuda:N or mps"),
     "model.private_layers": (re.compile(r"|\d+(:\d+)?"), "K or K:M, for example 2 or 2:1"),
+    "node.labels": (
+        re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:=-]{0,31}"),
+        "a label (1 to 32 letters, digits or _ . : = -)",
+    ),
     "node.allow": (re.compile(r"[a-z2-7]{32}"), "node ids (32 lower-case base32 characters each)"),
     "node.ban": (re.compile(r"[a-z2-7]{32}"), "node ids (32 lower-case base32 characters each)"),
 }
+_MOST = {"node.labels": 16}
+"""What fits the record that a node signs of itself."""
 
 
 def convert(knob: Knob, given: object) -> Any:
@@ -52,6 +58,8 @@ def _check(knob: Knob, value: Any) -> None:
             raise ValueError(f"{value} is not zero or more")
         if knob.field.endswith("_share") and value > 1:
             raise ValueError(f"{value} is not a share between 0 and 1")
+    if isinstance(value, tuple) and len(value) > _MOST.get(knob.name, len(value)):
+        raise ValueError(f"{len(value)} given, {_MOST[knob.name]} allowed")
     pattern, expected = _PATTERNS.get(knob.name, (None, ""))
     if pattern is not None:
         for text in value if isinstance(value, tuple) else (value,):

@@ -208,11 +208,18 @@ class Membership:
         name: str | None = None,
         api_port: int | None = None,
         models: tuple[ModelId, ...] | None = None,
+        labels: tuple[str, ...] | None = None,
     ) -> None:
         """Change the own record and spread it; None keeps a field. Raises ConfigError if it grows too large."""
         self._advance(now)
         if self._core.own.restate(
-            state=state, addresses=addresses, spans=spans, name=name, api_port=api_port, models=models
+            state=state,
+            addresses=addresses,
+            spans=spans,
+            name=name,
+            api_port=api_port,
+            models=models,
+            labels=labels,
         ):
             self._core.announce_static(now)
 

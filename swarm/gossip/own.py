@@ -106,6 +106,7 @@ class OwnRecords:
         name: str | None = None,
         api_port: int | None = None,
         models: tuple[ModelId, ...] | None = None,
+        labels: tuple[str, ...] | None = None,
     ) -> bool:
         """Sign a new version if anything is another; None keeps. Raises ConfigError when it grows too large."""
         wishes = {
@@ -115,6 +116,7 @@ class OwnRecords:
             "name": name,
             "api_port": api_port,
             "models": models,
+            "labels": labels,
         }
         changes = {
             field: value
@@ -182,6 +184,6 @@ class OwnRecords:
         if len(body) > MAX_STATIC_BYTES:
             raise ConfigError(
                 f"this node's record has {len(body)} bytes, {MAX_STATIC_BYTES} are allowed; "
-                "advertise fewer addresses, spans or models"
+                "advertise fewer addresses, spans, models or labels"
             )
         return HeldStatic.of(sign_record(self._key, self._swarm_id, "static", body), record)

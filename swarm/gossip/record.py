@@ -21,6 +21,8 @@ STATES = ("joining", "ready", "draining", "left")
 _BOOT_BYTES = 8
 _MAX_ADDRESSES = 16
 _MAX_NAME = 64
+_MAX_LABELS = 16
+_MAX_LABEL = 32
 
 
 class HostedSpan(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -50,6 +52,8 @@ class StaticRecord(msgspec.Struct, frozen=True, array_like=True):
     name: str = ""
     api_port: int = 0
     models: tuple[ModelId, ...] = ()
+    labels: tuple[str, ...] = ()
+    """What its owner calls it; a claim like the name."""
 
 
 class NeighbourLink(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -114,6 +118,8 @@ def decode_static(body: bytes) -> StaticRecord:
         and record.name.isprintable()
         and 0 <= record.api_port <= 65535
         and all(held.span.end <= held.layers and held.dtype in DTYPES for held in record.spans)
+        and len(record.labels) <= _MAX_LABELS
+        and all(0 < len(label) <= _MAX_LABEL and label.isprintable() for label in record.labels)
     )
     if not well_formed:
         raise ProtocolError("static record: a field is out of its range")

@@ -54,7 +54,7 @@ class GenerationRequest:
     scope: str = ""
     """Who may share cached prefixes with this request: derived from the API key."""
     trust: frozenset[str] | None = None
-    """Ids or names of the nodes a path may use beside this one; None: all."""
+    """Ids, names or labels of the nodes a path may use beside this one; None: all."""
     max_hops: int | None = None
     prefer: Preference = "latency"
     prompt_logprobs: int | None = None

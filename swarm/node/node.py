@@ -147,6 +147,7 @@ class Node:
             hosting=self._hosting,
             view=self.view,
             names=self.name_of,
+            labels=self.labels_of,
             clock=clock,
         )
         self._gossip = dispatch.gossip = GossipLoop(
@@ -223,7 +224,12 @@ class Node:
 
         def introduce(membership: Membership, now: float) -> None:
             membership.update_self(
-                now, state="joining", addresses=addresses, name=settings.name, api_port=api.port if api else 0
+                now,
+                state="joining",
+                addresses=addresses,
+                name=settings.name,
+                api_port=api.port if api else 0,
+                labels=settings.labels,
             )
             if settings.bootstrap:
                 membership.bootstrap(settings.bootstrap, now)
@@ -312,6 +318,10 @@ class Node:
     def name_of(self, node: NodeId) -> str:
         member = self._membership.member(node)
         return member.record.name if member is not None else ""
+
+    def labels_of(self, node: NodeId) -> tuple[str, ...]:
+        member = self._membership.member(node)
+        return member.record.labels if member is not None else ()
 
     async def _connect(self, node: NodeId) -> None:
         member = self._membership.member(node)

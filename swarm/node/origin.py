@@ -16,6 +16,7 @@ from swarm.errors import ContextLengthError, LinkDownError, NoPathError, Request
 from swarm.node.front import GenerationRequest, RouteHop, ServedModel
 from swarm.node.generation import OriginTag, RunningGeneration
 from swarm.node.hosting import Hosting, private_layers
+from swarm.node.trust import trusted_nodes
 from swarm.protocol.messages import Busy, Hop, Opened, Output, Refused, Renew
 from swarm.routing.path import Path, PathRequest, find_path
 from swarm.routing.placement import missing_layers
@@ -59,6 +60,7 @@ class Origin:
         hosting: Hosting,
         view: Callable[[], SwarmView],
         names: Callable[[NodeId], str],
+        labels: Callable[[NodeId], tuple[str, ...]],
         clock: Callable[[], float],
     ) -> None:
         self._node = node
@@ -68,6 +70,7 @@ class Origin:
         self._hosting = hosting
         self._view = view
         self._names = names
+        self._labels = labels
         self._clock = clock
         self._running: dict[SessionId, RunningGeneration] = {}
         self._shunned: dict[Edge, _Shunned] = {}
@@ -203,9 +206,9 @@ class Origin:
         return ChosenPath(hops, _wire_dtype(path, local.spec.dtype), path.cost_seconds)
 
     def _trusted(self, trust: frozenset[str], view: SwarmView) -> frozenset[NodeId]:
-        """Return the nodes in view that a request trusts, by id or by name."""
-        nodes = {span.node for span in view.spans}
-        return frozenset(node for node in nodes if node in trust or self._names(node) in trust)
+        """Return the nodes in view that a request trusts, by id, name or label."""
+        described = {span.node: (self._names(span.node), *self._labels(span.node)) for span in view.spans}
+        return trusted_nodes(trust, described)
 
     def send(self, send: Send) -> None:
         self._bus.send(send.node, send.message, send.payload)

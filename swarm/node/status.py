@@ -68,6 +68,7 @@ def _member(member: Member, detail: bool) -> dict[str, Any]:
     shown: dict[str, Any] = {
         "node": member.node,
         "name": record.name,
+        "labels": list(record.labels),
         "state": record.state,
         "health": member.health.name.lower(),
         "routable": member.routable,

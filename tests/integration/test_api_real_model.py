@@ -113,6 +113,8 @@ def test_usage_names_the_hops_that_computed_and_their_times(client: openai.OpenA
     [
         ({"trust": ["node1", "node2"]}, 200),
         ({"trust": ["node1"]}, 503),
+        ({"trust": ["rack"]}, 200),
+        ({"trust": ["desk"]}, 503),
         ({"max_hops": 3}, 200),
         ({"max_hops": 2}, 503),
     ],

@@ -186,14 +186,20 @@ class SwarmProcesses:
 
 @contextlib.contextmanager
 def swarm_of(
-    spans: Sequence[str], *, doors: Sequence[bool] | None = None, extra: Sequence[str] = (), **options: Any
+    spans: Sequence[str],
+    *,
+    doors: Sequence[bool] | None = None,
+    extra: Sequence[str] = (),
+    labels: Sequence[str] = (),
+    **options: Any,
 ) -> Iterator[SwarmProcesses]:
-    """Run one node for each of ``spans``; yields when all doors can serve."""
+    """Run one node for each of ``spans``, with its label if there are any; yields when all doors can serve."""
     with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
         swarm = SwarmProcesses(Path(folder), **options)
         try:
             for index, span in enumerate(spans):
-                swarm.add(span, api=doors[index] if doors else True, extra=extra)
+                own = ["--label", labels[index]] if labels else []
+                swarm.add(span, api=doors[index] if doors else True, extra=[*extra, *own])
             swarm.wait_servable()
             yield swarm
         finally:

@@ -95,6 +95,8 @@ def test_values_are_read_as_people_write_them(toml: str, field: str, expected: o
         ("[engine]\nkv_bytes = 'lots'", ["engine.kv_bytes", "2GiB"]),
         ("[engine]\nmax_origin_kv_share = 2", ["max_origin_kv_share", "between 0 and 1"]),
         ("ban = ['me']", ["ban", "'me'", "32"]),
+        ("label = ['my home']", ["label", "'my home'", "letters"]),
+        (f"label = {[f'l{at}' for at in range(17)]}", ["label", "17", "16"]),
         ("gossip = 1", ["gossip", "[gossip]"]),
         ("name = ", ["swarm.toml", "not TOML"]),
         ("job_port = 1\napi = 2", ["job_port", "api", "the same"]),

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from swarm.errors import ProtocolError
 from swarm.gossip.anti_entropy import digest_of, lacking
 from swarm.gossip.member import EQUIVOCATING
+from swarm.gossip.record import decode_static
 from swarm.gossip.suspicion import Claims
 from swarm.gossip.table import Table
 from swarm.protocol.messages import Digest, SignedRecord
@@ -123,6 +124,14 @@ def test_a_body_is_stored_byte_for_byte_with_fields_of_a_newer_version(peer, swa
     assert table.entries[alice.node].static.signed.body == signed.body
 
 
+def test_a_record_of_an_older_version_has_no_labels(peer):
+    import msgspec
+
+    fields = msgspec.msgpack.decode(peer("alice").static(labels=("home",)).body)
+    assert decode_static(msgspec.msgpack.encode(fields)).labels == ("home",)
+    assert decode_static(msgspec.msgpack.encode(fields[:-1])).labels == ()
+
+
 def _flipped(record: SignedRecord) -> SignedRecord:
     return SignedRecord(record.kind, record.body, bytes([record.signature[0] ^ 1]) + record.signature[1:])
 
@@ -141,6 +150,9 @@ def _flipped(record: SignedRecord) -> SignedRecord:
         pytest.param(lambda a, b: a.static(2**60), id="huge incarnation"),
         pytest.param(lambda a, b: a.static(boot=b""), id="no boot id"),
         pytest.param(lambda a, b: a.static(name="\x1b[2J"), id="control characters"),
+        pytest.param(lambda a, b: a.static(labels=tuple("abcdefghijklmnopq")), id="17 labels"),
+        pytest.param(lambda a, b: a.static(labels=("l" * 33,)), id="long label"),
+        pytest.param(lambda a, b: a.static(labels=("\x1b[2J",)), id="control characters in a label"),
     ],
 )
 def test_a_bad_static_record_is_refused_and_changes_nothing(forge, peer, swarm_id):
