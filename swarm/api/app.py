@@ -14,7 +14,7 @@ from werkzeug.exceptions import HTTPException
 
 from swarm.api import catalog, chat, completions, exchange, metrics, openapi, sse
 from swarm.api.answers import Version
-from swarm.api.asking import Asking
+from swarm.api.asking import Asking, Render
 from swarm.api.edge import SOCKET_PATHS, AsgiApp, Edge
 from swarm.api.errors import UnknownResponseError, described, error_headers, http_error, internal_error
 from swarm.api.exchange import Exchange
@@ -33,7 +33,7 @@ _log = logging.getLogger(__name__)
 _TIMEOUT_HEADER = "x-swarm-timeout"
 
 
-def create_app(front: FrontDoor, settings: ApiSettings, *, version: str) -> AsgiApp:
+def create_app(front: FrontDoor, settings: ApiSettings, *, version: str, render: Render) -> AsgiApp:
     """Return the whole front door as an ASGI application: routes inside, guards outside."""
     app = Quart("swarm.api", static_folder=None)
     # The edge has limited the body by then.
@@ -41,7 +41,7 @@ def create_app(front: FrontDoor, settings: ApiSettings, *, version: str) -> Asgi
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     counted = Metrics(lambda: front.state(detail=False))
-    Routes(front, settings, version, counted).register(app)
+    Routes(front, settings, version, counted, render).register(app)
     app.register_error_handler(SwarmError, _on_swarm_error)
     app.register_error_handler(HTTPException, _on_http_error)
     return Edge(cast(AsgiApp, app), settings, counted)
@@ -50,11 +50,14 @@ def create_app(front: FrontDoor, settings: ApiSettings, *, version: str) -> Asgi
 class Routes:
     """The handlers of one front door. Each path is served with and without /v1."""
 
-    def __init__(self, front: FrontDoor, settings: ApiSettings, version: str, metrics: Metrics) -> None:
+    def __init__(
+        self, front: FrontDoor, settings: ApiSettings, version: str, metrics: Metrics, render: Render
+    ) -> None:
         self._front = front
         self._settings = settings
         self._version = version
         self._metrics = metrics
+        self._render = render
         self._stored = ResponseStore()
 
     def register(self, app: Quart) -> None:
@@ -115,7 +118,7 @@ class Routes:
 
             async def create(body: ResponsesBody, asked: Exchange = asked) -> responses.RunningResponse:
                 asked.charge()
-                asking = Asking(self._front, self._settings, asked, self._metrics)
+                asking = Asking(self._front, self._settings, asked, self._metrics, self._render)
                 return await responses.create(asking, body, self._stored)
 
             async with asked.cleanup, aclosing(socket.answered(message, create)) as answers:
@@ -161,7 +164,7 @@ class Routes:
         current = exchange.current()
         if (named := request.headers.get(_TIMEOUT_HEADER)) is not None:
             current.timeout_seconds = _seconds(named)
-        return Asking(self._front, self._settings, current, self._metrics)
+        return Asking(self._front, self._settings, current, self._metrics, self._render)
 
 
 async def _body() -> bytes:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -29,10 +29,13 @@ from swarm.api.tools.instructions import with_plain_calls, with_tool_block
 from swarm.config import ApiSettings
 from swarm.engine.params import Grammar
 from swarm.errors import ContextLengthError, ModelError, NoPathError, RequestError, UnknownModelError
+from swarm.models.template_process import TemplateLimitError
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.node.front import FrontDoor, GenerationRequest, ServedModel
 
 _LARGE_CHARACTERS = 16384
+Render = Callable[[ChatTokenizer, Sequence[TemplateMessage], dict[str, Any]], Awaitable[str]]
+"""Renders a conversation by a model's template. Raises RequestError, or ModelError when it has none."""
 _TEMPLATE_FIELDS = frozenset({"self", "messages", "tools", "add_generation_prompt", "continue_final_message"})
 
 
@@ -56,6 +59,7 @@ class Asking:
     settings: ApiSettings
     exchange: Exchange
     metrics: Metrics
+    render: Render
 
     def model(self, name: str) -> ServedModel:
         """Raises UnknownModelError, NoPathError or ModelUnavailableError before anything is computed."""
@@ -161,13 +165,15 @@ async def grammar_for(
 
 
 async def rendered(
+    asking: Asking,
     tokenizer: ChatTokenizer,
     messages: Sequence[TemplateMessage],
     tools: ToolUse,
     options: dict[str, Any],
+    *,
     param: str = "messages",
 ) -> Prompt:
-    """Render and encode a conversation; long ones in a thread, so that other streams go on."""
+    """Render and encode a conversation; long ones are encoded in a thread, so that other streams go on."""
     if tokenizer.takes_tools:
         if tools.active:
             options = {**options, "tools": [tool.for_template() for tool in tools.tools]}
@@ -175,10 +181,29 @@ async def rendered(
         messages = with_plain_calls(messages)
         if tools.active:
             messages = with_tool_block(messages, tools.tools)
-    size = sum(len(message["content"]) for message in messages)
-    if size < _LARGE_CHARACTERS:
-        return _render(tokenizer, messages, options, param)
-    return await asyncio.to_thread(_render, tokenizer, messages, options, param)
+    try:
+        text = await _rendered_text(asking.render, tokenizer, messages, options)
+    except ModelError as exc:
+        raise RequestError(str(exc), param=param, code="no_chat_template") from exc
+    if len(text) < _LARGE_CHARACTERS:
+        tokens = tokenizer.encode(text, special=False)
+    else:
+        tokens = await asyncio.to_thread(tokenizer.encode, text, special=False)
+    return Prompt(tuple(tokens), opens_reasoning(text), closes_reasoning(text), param)
+
+
+async def _rendered_text(
+    render: Render, tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], options: dict[str, Any]
+) -> str:
+    try:
+        return await render(tokenizer, messages, options)
+    except TemplateLimitError:
+        raise
+    except RequestError:
+        merged = with_one_system_message(messages)
+        if merged == list(messages):
+            raise
+        return await render(tokenizer, merged, options)
 
 
 def chat_text(
@@ -218,20 +243,3 @@ def chat_text(
         )
 
     return text_for
-
-
-def _render(
-    tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], options: dict[str, Any], param: str
-) -> Prompt:
-    try:
-        text = tokenizer.render(messages, **options)
-    except RequestError:
-        merged = with_one_system_message(messages)
-        if merged == list(messages):
-            raise
-        text = tokenizer.render(merged, **options)
-    except ModelError as exc:
-        raise RequestError(str(exc), param=param, code="no_chat_template") from exc
-    return Prompt(
-        tuple(tokenizer.encode(text, special=False)), opens_reasoning(text), closes_reasoning(text), param
-    )

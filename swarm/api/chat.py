@@ -157,7 +157,7 @@ async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
     top_logprobs = params.top_logprobs_of(body.logprobs, body.top_logprobs)
     model = asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
-    prompt = await rendered(tokenizer, messages, tools, _template_options(body))
+    prompt = await rendered(asking, tokenizer, messages, tools, _template_options(body))
     grammar = await grammar_for(tokenizer, prompt, form, tools)
     text_for = chat_text(
         tokenizer,

@@ -6,9 +6,10 @@ import asyncio
 import errno
 import logging
 import socket
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from hypercorn.app_wrappers import ASGIWrapper
 from hypercorn.asyncio.tcp_server import TCPServer
@@ -17,10 +18,14 @@ from hypercorn.config import Config as HypercornConfig
 from hypercorn.typing import ASGIFramework
 
 from swarm.api.app import create_app
+from swarm.api.asking import Render
 from swarm.api.edge import connection
 from swarm.api.guards import is_loopback
+from swarm.api.prompt import TemplateMessage
 from swarm.config import ApiSettings
-from swarm.errors import ConfigError
+from swarm.errors import ConfigError, ModelError
+from swarm.models.template_process import TemplateProcess
+from swarm.models.tokenizer import ChatTokenizer
 from swarm.node.front import FrontDoor
 from swarm.types import Address
 
@@ -42,9 +47,16 @@ def check_settings(settings: ApiSettings) -> None:
 class ApiServer:
     """One front door. ``start`` once, ``aclose`` at the end."""
 
-    def __init__(self, front: FrontDoor, settings: ApiSettings, *, version: str) -> None:
+    def __init__(
+        self, front: FrontDoor, settings: ApiSettings, *, version: str, render: Render | None = None
+    ) -> None:
+        """``render`` takes the place of the process that renders chat templates."""
         self._settings = _with_key_file(settings)
-        self._app = ASGIWrapper(cast(ASGIFramework, create_app(front, self._settings, version=version)))
+        self._templates = TemplateProcess()
+        self._warming: asyncio.Task[None] | None = None
+        self._own_render = render is None
+        app = create_app(front, self._settings, version=version, render=render or self._render)
+        self._app = ASGIWrapper(cast(ASGIFramework, app))
         self._context = WorkerContext(None)
         self._hypercorn = HypercornConfig()
         self._hypercorn.include_server_header = False
@@ -66,6 +78,9 @@ class ApiServer:
             raise ConfigError("api.listen is not set: there is no address to serve the API at")
         _require_key(self._settings, listen)
         bound = await _bind(listen)
+        if self._own_render:
+            # So that the first request need not wait for it.
+            self._warming = asyncio.create_task(self._warm())
         self._server = await asyncio.start_server(self._serve, sock=bound, backlog=_BACKLOG)
         return Address(listen.host, bound.getsockname()[1])
 
@@ -82,6 +97,22 @@ class ApiServer:
             await asyncio.gather(*late, return_exceptions=True)
         await self._server.wait_closed()
         self._server = None
+        if self._warming is not None:
+            self._warming.cancel()
+            await asyncio.gather(self._warming, return_exceptions=True)
+        await self._templates.aclose()
+
+    async def _render(
+        self, tokenizer: ChatTokenizer, messages: Sequence[TemplateMessage], options: dict[str, Any]
+    ) -> str:
+        return await self._templates.render(tokenizer.filled(messages, **options))
+
+    async def _warm(self) -> None:
+        try:
+            await self._templates.start()
+        except ModelError as exc:
+            # The first request that needs it tries again and tells its client.
+            _log.warning("%s", exc)
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection.set(writer.transport)

@@ -11,21 +11,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import jinja2
-
 from swarm.errors import ModelError, RequestError
 from swarm.models.detokenizer import Detokenizer
 from swarm.models.spec import token_ids
+from swarm.models.template import TemplateInput, render_template
 
 if TYPE_CHECKING:
     import tokenizers
 
 __all__ = ["ChatTokenizer", "Detokenizer"]
 
-MAX_RENDERED_CHARACTERS = 16 * 1024 * 1024
 _STOP_NAMES = ("eos_token", "eot_token", "eom_token", "end_of_turn_token")
 """Names under which a tokenizer's settings keep tokens that end a turn."""
-_OWN_ARGUMENTS = frozenset({"conversation", "chat_template", "tokenize", "return_dict", "documents"})
+_OWN_ARGUMENTS = frozenset(
+    {"conversation", "conversations", "chat_template", "tokenize", "return_dict", "documents"}
+    | {"return_assistant_tokens_mask"}
+)
 _USES_TOOLS = re.compile(r"\{[%{][^}]*\btools\b")
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-Fa-f]{2})>\Z")
 _SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
@@ -86,51 +87,43 @@ class ChatTokenizer:
             return "tool_use" in found
         return bool(found and _USES_TOOLS.search(found))
 
-    def render(
+    def filled(
         self,
         messages: Sequence[Mapping[str, Any]],
         *,
         tools: Sequence[Mapping[str, Any]] | None = None,
         add_generation_prompt: bool = True,
-        **template_kwargs: Any,
-    ) -> str:
-        """Return the prompt's text; encode it with ``special=False``.
+        continue_final_message: bool = False,
+        **variables: Any,
+    ) -> TemplateInput:
+        """Return this model's template with what it is to be filled with; encode its text with ``special=False``.
 
-        Raises RequestError with the template's own words when it refuses the messages, ModelError when the
-        model has no template.
+        Raises RequestError for variables that are not a request's to set, ModelError when the model has no template.
         """
-        if self._fast.chat_template is None:
+        found = self._fast.chat_template
+        if found is None:
             raise ModelError("this model has no chat template; use /v1/completions")
-        if refused := _OWN_ARGUMENTS & template_kwargs.keys():
+        if refused := _OWN_ARGUMENTS & variables.keys():
             raise RequestError(
                 f"{min(refused)} can't be set for a chat template", param="chat_template_kwargs"
             )
         try:
-            text = self._fast.apply_chat_template(
-                [dict(message) for message in messages],
-                tools=[dict(tool) for tool in tools] if tools else None,
-                tokenize=False,
-                add_generation_prompt=add_generation_prompt,
-                **template_kwargs,
-            )
-        # Beside its own refusals, a template fails in Python's ways on messages of a shape it did not expect.
-        except (
-            jinja2.TemplateError,
-            TypeError,
-            ValueError,
-            LookupError,
-            ArithmeticError,
-            AttributeError,
-        ) as exc:
-            raise RequestError(
-                f"The model's chat template refuses these messages: {exc}", param="messages"
-            ) from exc
-        if len(text) > MAX_RENDERED_CHARACTERS:
-            raise RequestError(
-                f"The prompt has {len(text)} characters, more than {MAX_RENDERED_CHARACTERS}.",
-                param="messages",
-            )
-        return str(text)
+            template = self._fast.get_chat_template(None, tools or None)
+        except ValueError as exc:
+            raise ModelError(str(exc)) from exc
+        return TemplateInput(
+            template=template,
+            # Many templates write an absent content as the word None, and leave out what is not there.
+            messages=[{k: v for k, v in message.items() if v is not None} for message in messages],
+            tools=[dict(tool) for tool in tools] if tools else None,
+            add_generation_prompt=add_generation_prompt,
+            continue_final_message=continue_final_message,
+            variables={**self._fast.special_tokens_map, **variables},
+        )
+
+    def render(self, messages: Sequence[Mapping[str, Any]], **options: Any) -> str:
+        """Return the text of ``filled``, rendered in this process without a bound of time."""
+        return render_template(self.filled(messages, **options))
 
     def encode(self, text: str, *, special: bool) -> list[int]:
         """Return the ids of ``text``; ``special`` adds what the tokenizer puts around a plain text (BOS)."""

@@ -169,11 +169,19 @@ class Served:
         return f"http://{self.address}"
 
 
+async def in_this_process(
+    tokenizer: ChatTokenizer, messages: Sequence[dict[str, Any]], options: dict[str, Any]
+) -> str:
+    return tokenizer.render(messages, **options)
+
+
 @asynccontextmanager
 async def serving(front: FakeFrontDoor | None = None, **settings: Any) -> AsyncIterator[Served]:
     """Serve a fake node over real HTTP on loopback; ``settings`` are those of ApiSettings."""
     front = front or FakeFrontDoor()
-    server = ApiServer(front, replace(ApiSettings(listen=LOOPBACK), **settings), version="1.2.3")
+    server = ApiServer(
+        front, replace(ApiSettings(listen=LOOPBACK), **settings), version="1.2.3", render=in_this_process
+    )
     address = await server.start()
     try:
         yield Served(front, address)

@@ -143,7 +143,8 @@ async def create(
     model = asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
     messages = with_instructions(body.instructions, conversation)
-    prompt = await rendered(tokenizer, messages, use, template_kwargs(body.chat_template_kwargs), "input")
+    options = template_kwargs(body.chat_template_kwargs)
+    prompt = await rendered(asking, tokenizer, messages, use, options, param="input")
     grammar = await grammar_for(tokenizer, prompt, form, use)
     text_for = chat_text(
         tokenizer,

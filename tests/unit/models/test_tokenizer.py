@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from transformers import AutoTokenizer
 
 from swarm.errors import ModelError, RequestError
-from swarm.models import tokenizer as tokenizer_module
+from swarm.models import template as template_module
 from swarm.models.store import DEFAULT_MODEL, ModelStore
 from swarm.models.tokenizer import ChatTokenizer
 
@@ -174,7 +174,7 @@ def test_other_settings_reach_the_template(copy: Path) -> None:
 
 
 def test_the_rendered_text_has_a_limit(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tokenizer_module, "MAX_RENDERED_CHARACTERS", 10)
+    monkeypatch.setattr(template_module, "MAX_RENDERED_CHARACTERS", 10)
     with pytest.raises(RequestError, match="characters"):
         ChatTokenizer.load(copy).render(CHATS[0])
 
