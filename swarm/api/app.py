@@ -13,6 +13,7 @@ from quart import Quart, Response, request, websocket
 from werkzeug.exceptions import HTTPException
 
 from swarm.api import catalog, chat, completions, exchange, metrics, openapi, sse
+from swarm.api.admission import Admission
 from swarm.api.answers import Version
 from swarm.api.asking import Asking, Render
 from swarm.api.edge import SOCKET_PATHS, AsgiApp, Edge
@@ -41,23 +42,35 @@ def create_app(front: FrontDoor, settings: ApiSettings, *, version: str, render:
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
     counted = Metrics(lambda: front.state(detail=False))
-    Routes(front, settings, version, counted, render).register(app)
+    admission = Admission(
+        queue_seconds=settings.queue_seconds, max_waiting=settings.max_waiting, starving=front.starving
+    )
+    counted.watch(admission)
+    Routes(front, settings, version, counted, render=render, admission=admission).register(app)
     app.register_error_handler(SwarmError, _on_swarm_error)
     app.register_error_handler(HTTPException, _on_http_error)
-    return Edge(cast(AsgiApp, app), settings, counted)
+    return Edge(cast(AsgiApp, app), settings, counted, admission)
 
 
 class Routes:
     """The handlers of one front door. Each path is served with and without /v1."""
 
     def __init__(
-        self, front: FrontDoor, settings: ApiSettings, version: str, metrics: Metrics, render: Render
+        self,
+        front: FrontDoor,
+        settings: ApiSettings,
+        version: str,
+        metrics: Metrics,
+        *,
+        render: Render,
+        admission: Admission,
     ) -> None:
         self._front = front
         self._settings = settings
         self._version = version
         self._metrics = metrics
         self._render = render
+        self._admission = admission
         self._stored = ResponseStore()
 
     def register(self, app: Quart) -> None:
@@ -118,7 +131,9 @@ class Routes:
 
             async def create(body: ResponsesBody, asked: Exchange = asked) -> responses.RunningResponse:
                 asked.charge()
-                asking = Asking(self._front, self._settings, asked, self._metrics, self._render)
+                asking = Asking(
+                    self._front, self._settings, asked, self._metrics, self._render, self._admission
+                )
                 return await responses.create(asking, body, self._stored)
 
             async with asked.cleanup, aclosing(socket.answered(message, create)) as answers:
@@ -164,7 +179,7 @@ class Routes:
         current = exchange.current()
         if (named := request.headers.get(_TIMEOUT_HEADER)) is not None:
             current.timeout_seconds = _seconds(named)
-        return Asking(self._front, self._settings, current, self._metrics, self._render)
+        return Asking(self._front, self._settings, current, self._metrics, self._render, self._admission)
 
 
 async def _body() -> bytes:

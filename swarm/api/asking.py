@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from swarm.api.admission import Admission
 from swarm.api.choices import Answer, open_answer
 from swarm.api.errors import ModelUnavailableError
 from swarm.api.exchange import Exchange
@@ -60,6 +61,7 @@ class Asking:
     exchange: Exchange
     metrics: Metrics
     render: Render
+    admission: Admission
 
     def model(self, name: str) -> ServedModel:
         """Raises UnknownModelError, NoPathError or ModelUnavailableError before anything is computed."""
@@ -131,6 +133,7 @@ class Asking:
             [text_for(limits.stop) for _ in range(choices * len(prompts))],
             self.exchange.cleanup,
             metrics=self.metrics,
+            admission=self.admission,
             tells_route=wishes.tells_route,
         )
 

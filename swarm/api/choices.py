@@ -8,18 +8,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import AsyncExitStack, aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain, repeat, zip_longest
 from typing import TypeVar
 
 from msgspec import UNSET, UnsetType
 
+from swarm.api.admission import Admission, Place
 from swarm.api.answers import SwarmUsage, UsedHop
 from swarm.api.metrics import Meter, Metrics
 from swarm.api.pieces import ChoiceText, Piece
+from swarm.errors import OverloadedError
 from swarm.node.front import FrontDoor, Generation, GenerationRequest, RouteHop
 
 T = TypeVar("T")
+
+AHEAD_TOKENS = 256
+"""What an answer reserves beyond its prompt at first, as far as keys are weighed against each other."""
 
 
 @dataclass(slots=True)
@@ -105,35 +111,71 @@ async def open_answer(
     cleanup: AsyncExitStack,
     *,
     metrics: Metrics,
+    admission: Admission,
     tells_route: bool = False,
 ) -> Answer:
-    """Reserve every choice's path; nothing has been sent to the client when this raises a SwarmError.
+    """Reserve the paths of all choices or of none; nothing was sent to the client when this raises a SwarmError.
 
-    ``cleanup`` closes the generations when the request ends.
+    Waits for its turn and for room. ``cleanup`` closes the generations when the request ends.
     """
-    asked_at = asyncio.get_running_loop().time()
+    clock = asyncio.get_running_loop().time
+    asked_at = clock()
+    first = requests[0]
+    place = Place(
+        scope=first.scope,
+        tokens=sum(len(request.prompt) + min(request.max_tokens, AHEAD_TOKENS) for request in requests),
+        max_tokens=first.max_tokens,
+        since=asked_at,
+    )
+    holding: set[int] = set()
 
-    async def reserve(request: GenerationRequest) -> tuple[Generation, Meter]:
-        generation = await front.open(request)
+    def freed(index: int) -> None:
+        holding.discard(index)
+        if not holding:
+            place.end()
+
+    async def attempt() -> list[Generation]:
+        seconds = max(0.001, first.deadline_seconds - (clock() - asked_at))
+        holding.update(range(len(requests)))
+        return await _open_all(
+            front,
+            [
+                replace(request, deadline_seconds=seconds, freed=partial(freed, index))
+                for index, request in enumerate(requests)
+            ],
+        )
+
+    line = (first.model, first.trust, first.max_hops)
+    generations = await admission.admit(line, place, attempt, seconds=first.deadline_seconds)
+    cleanup.callback(place.end)
+    choices = []
+    for index, (generation, text) in enumerate(zip(generations, texts, strict=True)):
         meter = metrics.begin(generation.stats, asked_at)
         cleanup.callback(meter.end)
         cleanup.push_async_callback(generation.aclose)
-        return generation, meter
+        choices.append(Choice(index, generation, text, meter))
+    place.stats = generations[0].stats
+    return Answer(tuple(choices), len(first.prompt), tells_route)
 
-    if len(requests) == 1:
-        generations = [await reserve(requests[0])]
-    else:
-        opened = await asyncio.gather(*map(reserve, requests), return_exceptions=True)
-        generations = []
-        for result in opened:
-            if isinstance(result, BaseException):
-                raise result
-            generations.append(result)
-    choices = tuple(
-        Choice(index, generation, text, meter)
-        for index, ((generation, meter), text) in enumerate(zip(generations, texts, strict=True))
-    )
-    return Answer(choices, len(requests[0].prompt), tells_route)
+
+async def _open_all(front: FrontDoor, requests: Sequence[GenerationRequest]) -> list[Generation]:
+    """Open all or none: who waits for room holds none meanwhile."""
+    opened: dict[int, Generation] = {}
+
+    async def reserve(index: int) -> None:
+        opened[index] = await front.open(requests[index])
+
+    try:
+        results = await asyncio.gather(*map(reserve, range(len(requests))), return_exceptions=True)
+        errors = [result for result in results if isinstance(result, BaseException)]
+        # What will not get better by waiting comes before what will.
+        for error in sorted(errors, key=lambda error: isinstance(error, OverloadedError)):
+            raise error
+    except BaseException:
+        for generation in opened.values():
+            await generation.aclose()
+        raise
+    return [opened[index] for index in range(len(requests))]
 
 
 async def merged(iterators: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[int, T | None], None]:

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any
 
 from swarm.api import exchange, sse
+from swarm.api.admission import Admission
 from swarm.api.errors import (
     BodyTooLargeError,
     RateLimitError,
@@ -51,8 +52,9 @@ class StalledReaderError(TimeoutError):
 class Edge:
     """Wraps an ASGI application. One instance a front door."""
 
-    def __init__(self, app: AsgiApp, settings: ApiSettings, metrics: Metrics) -> None:
+    def __init__(self, app: AsgiApp, settings: ApiSettings, metrics: Metrics, admission: Admission) -> None:
         self._app = app
+        self._admission = admission
         self._metrics = metrics
         self._guard = Guard.of(settings)
         self._settings = settings
@@ -139,7 +141,7 @@ class Edge:
             return
         limit = caller.max_concurrent or self._settings.max_concurrent_per_key
         if self._under_way[caller.scope] >= limit:
-            raise TooManyRequestsError(limit)
+            raise TooManyRequestsError(limit, self._admission.retry_after(caller.scope))
         if scope["type"] == "http":
             self._charge(caller)
         self._under_way[caller.scope] += 1

@@ -79,12 +79,12 @@ class TooManyRequestsError(RequestError):
     http_status = 429
     api_type = "rate_limit_error"
     api_code = "rate_limit_exceeded"
-    retry_after_seconds = 1
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, retry_after_seconds: int) -> None:
         super().__init__(
             f"This API key has {limit} requests under way, which is its limit. Try again when one ends."
         )
+        self.retry_after_seconds = retry_after_seconds
 
 
 class RateLimitError(TooManyRequestsError):
@@ -93,6 +93,15 @@ class RateLimitError(TooManyRequestsError):
             self, f"This API key may send {requests_per_minute} requests a minute. Try again later."
         )
         self.retry_after_seconds = math.ceil(wait_seconds)
+
+
+class TooManyConnectionsError(SwarmError):
+    http_status = 503
+    api_code = "too_many_connections"
+    retry_after_seconds = 1
+
+    def __init__(self) -> None:
+        super().__init__("This server has too many open connections. Try again, or ask another node.")
 
 
 class ShuttingDownError(SwarmError):

@@ -10,6 +10,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from swarm.api.admission import Admission
 from swarm.node.front import GenerationStats
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
@@ -58,6 +59,11 @@ class Metrics:
             buckets=_SECONDS,
             registry=self.registry,
         )
+
+    def watch(self, admission: Admission) -> None:
+        """Tell how many requests wait for room, too."""
+        waiting = Gauge("swarm_waiting_requests", "Requests that wait for room.", registry=self.registry)
+        waiting.set_function(lambda: admission.waiting)
 
     def answered(self, path: str, status: int) -> None:
         self.requests.labels(route_of(path), str(status)).inc()

@@ -20,6 +20,7 @@ from hypercorn.typing import ASGIFramework
 from swarm.api.app import create_app
 from swarm.api.asking import Render
 from swarm.api.edge import connection
+from swarm.api.errors import TooManyConnectionsError, described, encoded
 from swarm.api.guards import is_loopback
 from swarm.api.prompt import TemplateMessage
 from swarm.config import ApiSettings
@@ -36,6 +37,20 @@ _BACKLOG = 512
 # Longer than the pools of common HTTP clients keep an idle connection, so that they close it and not we.
 _IDLE_SECONDS = 75.0
 _REQUESTS_A_CONNECTION = 1_000_000
+_LINGER_SECONDS = 0.5
+_FULL_BODY = encoded(described(TooManyConnectionsError()))
+_FULL = b"\r\n".join(
+    (
+        b"HTTP/1.1 503 Service Unavailable",
+        b"Content-Type: application/json",
+        b"Content-Length: %d" % len(_FULL_BODY),
+        b"Retry-After: %d" % TooManyConnectionsError.retry_after_seconds,
+        b"Connection: close",
+        b"",
+        _FULL_BODY,
+    )
+)
+"""Written to a connection too many without reading what it asks for."""
 
 
 def check_settings(settings: ApiSettings) -> None:
@@ -58,6 +73,7 @@ class ApiServer:
         app = create_app(front, self._settings, version=version, render=render or self._render)
         self._app = ASGIWrapper(cast(ASGIFramework, app))
         self._context = WorkerContext(None)
+        self._max_connections = settings.max_connections
         self._hypercorn = HypercornConfig()
         self._hypercorn.include_server_header = False
         self._hypercorn.websocket_max_message_size = settings.max_body_bytes
@@ -81,6 +97,9 @@ class ApiServer:
         if self._own_render:
             # So that the first request need not wait for it.
             self._warming = asyncio.create_task(self._warm())
+        if self._settings.send_buffer_bytes:
+            # Accepted connections inherit it.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._settings.send_buffer_bytes)
         self._server = await asyncio.start_server(self._serve, sock=bound, backlog=_BACKLOG)
         return Address(listen.host, bound.getsockname()[1])
 
@@ -116,6 +135,12 @@ class ApiServer:
 
     def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         connection.set(writer.transport)
+        if len(self._connections) >= self._max_connections:
+            writer.write(_FULL)
+            writer.write_eof()
+            # Closed at once, the answer would be lost to what the client has sent and nobody read.
+            asyncio.get_running_loop().call_later(_LINGER_SECONDS, writer.transport.abort)
+            return
         loop = asyncio.get_running_loop()
         # A task of our own, so that closing can cancel it: the stream's own callback task is not ours.
         task = loop.create_task(self._connection(reader, writer))
@@ -124,11 +149,26 @@ class ApiServer:
 
     async def _connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            await TCPServer(
+            await _Connection(
                 self._app, asyncio.get_running_loop(), self._hypercorn, self._context, {}, reader, writer
             )
         finally:
             writer.transport.abort()
+
+
+class _Connection(TCPServer):
+    """Hypercorn's connection, ended as soon as its client is gone: it would stay until its idle time is over."""
+
+    _left = False
+
+    async def _read_data(self) -> None:
+        await super()._read_data()
+        self._left = True
+        await self.idle_task.stop()
+
+    async def _idle_timeout(self) -> None:
+        if not self._left:
+            await super()._idle_timeout()
 
 
 def _with_key_file(settings: ApiSettings) -> ApiSettings:

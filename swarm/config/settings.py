@@ -112,6 +112,11 @@ class ApiSettings:
     )
     default_max_tokens: int = knob(1000, "Tokens generated when a request names no limit.")
     queue_seconds: float = knob(10.0, "How long a request waits for room before it is answered 429.")
+    max_waiting: int = knob(256, "More requests waiting for room at once are answered 429 without waiting.")
+    max_connections: int = knob(1024, "More connections to the API at once are answered 503 and closed.")
+    send_buffer_bytes: int = knob(
+        0, "What the kernel holds of an answer for a client that reads slowly; 0: the system's default."
+    )
     request_seconds: float = knob(600.0, "A request's deadline when it names none.")
     keepalive_seconds: float = knob(5.0, "Silence on a stream after which a comment line is sent.")
     stalled_reader_seconds: float = knob(30.0, "A client that reads nothing for that long is cut.")

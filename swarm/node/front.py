@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
 
@@ -59,6 +59,8 @@ class GenerationRequest:
     prefer: Preference = "latency"
     prompt_logprobs: int | None = None
     """Tell the log-probabilities of the prompt's tokens too, with so many of the likeliest; None: don't."""
+    freed: Callable[[], None] = lambda: None
+    """Called when the answer gives back its KV, be its text read by then or not; at times more than once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,8 +135,11 @@ class FrontDoor(Protocol):
     async def open(self, request: GenerationRequest) -> Generation:
         """Find a path and reserve it on every hop; nothing is sent to the client before this returns.
 
-        Raises UnknownModelError, ContextLengthError, NoPathError, OverloadedError, PeerError.
+        Raises UnknownModelError, ContextLengthError, NoPathError, OverloadedError (at once), PeerError.
         """
+
+    def starving(self) -> bool:
+        """Whether answers that have begun wait for room, which newcomers must not take."""
 
     def state(self, *, detail: bool) -> dict[str, Any]:
         """Members, spans, links and sessions as JSON values; addresses and links only with ``detail``."""

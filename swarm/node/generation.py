@@ -281,3 +281,4 @@ class RunningGeneration:
                 self._ready.cancel()
         self._events.put_nowait(None)
         self._around.ended(self)
+        self.wishes.freed()

@@ -164,6 +164,7 @@ class Node:
         self.models = self._origin.models
         self.tokenizer = self._origin.tokenizer
         self.open = self._origin.open
+        self.starving = self._origin.starving
 
     # --- life ---
 

@@ -160,6 +160,9 @@ class Origin:
             raise
         return generation
 
+    def starving(self) -> bool:
+        return any(generation.core.starving for generation in self._running.values())
+
     def state(self) -> list[dict[str, Any]]:
         """The running answers as JSON values, without their ids or texts."""
         return [

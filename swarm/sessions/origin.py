@@ -138,6 +138,11 @@ class OriginSession:
         return self._state is State.ENDED
 
     @property
+    def starving(self) -> bool:
+        """Whether an answer that has begun waits for room: newcomers must not take what comes free."""
+        return self._ready and self._state is State.WAITING and self._search.waits_for_room
+
+    @property
     def hop_nodes(self) -> frozenset[NodeId]:
         return frozenset(hop.node for hop in self.path.hops) if self.path else frozenset()
 
@@ -190,7 +195,8 @@ class OriginSession:
         avoided = self._search.missing(error)
         if not (avoided or self._ready or self._search.waits_for_room):
             self._fail(error)
-        elif not self._ready and now >= self.request.admission_until:
+        elif not self._ready and (self._search.waits_for_room or now >= self.request.admission_until):
+            # Who has not begun waits for room in the door's queue, where keys are told apart.
             self._fail(self._search.last_error or error)
         elif not avoided and self._orphaned_too_long(now):
             self._fail(error)

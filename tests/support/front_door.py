@@ -11,7 +11,7 @@ from typing import Any, cast
 from swarm.api.server import ApiServer
 from swarm.config import ApiSettings
 from swarm.engine.jobs import TokenLogprob
-from swarm.errors import SwarmError, UnknownModelError
+from swarm.errors import OverloadedError, SwarmError, UnknownModelError
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.node.front import (
     FinishReason,
@@ -106,11 +106,13 @@ class ScriptedGeneration:
                     self.finish_reason = "length"
                     return
                 given += 1
+                self.stats.completion_tokens = given
                 yield self._event(step)
         self.finish_reason = self.finish
 
     async def aclose(self) -> None:
         self.closed = True
+        self.request.freed()
 
     def _event(self, text: str) -> TokenEvent:
         token = self.tokenizer.word(text)
@@ -128,6 +130,8 @@ class FakeFrontDoor:
     script: Callable[[GenerationRequest], Sequence[Step]] = lambda request: ["Hello", ",", " world", "!"]
     finish: FinishReason = "stop"
     refusal: SwarmError | None = None
+    rooms: int | None = None
+    """So many answers fit at once; one more is refused as by a full swarm."""
     served: tuple[ServedModel, ...] = (
         ServedModel(name=MODEL, digest="0" * 64, layers=8, context_tokens=4096, created=1_700_000_000),
     )
@@ -145,9 +149,14 @@ class FakeFrontDoor:
     async def open(self, request: GenerationRequest) -> ScriptedGeneration:
         if self.refusal is not None:
             raise self.refusal
+        if self.rooms is not None and sum(not begun.closed for begun in self.generations) >= self.rooms:
+            raise OverloadedError("Every path is full for now: no KV cache left.", 1)
         generation = ScriptedGeneration(request, list(self.script(request)), self.chat_tokenizer, self.finish)
         self.generations.append(generation)
         return generation
+
+    def starving(self) -> bool:
+        return False
 
     def state(self, *, detail: bool) -> dict[str, Any]:
         return {
