@@ -24,9 +24,9 @@ from swarm.api.reasoning import ReasoningSplitter, Splitter, closes_reasoning, o
 from swarm.api.schemas import GenerationFields
 from swarm.api.structured import Format, grammar_of
 from swarm.api.tools.choose import MARKERS, family_of, parser_for
-from swarm.api.tools.definitions import ToolUse
 from swarm.api.tools.harmony import HarmonySplitter
 from swarm.api.tools.instructions import with_plain_calls, with_tool_block
+from swarm.api.tools.use import ToolUse
 from swarm.config import ApiSettings
 from swarm.engine.params import Grammar
 from swarm.errors import ContextLengthError, ModelError, NoPathError, RequestError, UnknownModelError
@@ -142,8 +142,12 @@ def new_id(prefix: str) -> str:
     return f"{prefix}_{secrets.token_hex(12)}"
 
 
-def template_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
-    """Return a request's own template settings. Raises RequestError for those that other fields say."""
+def template_kwargs(given: dict[str, Any] | None, effort: str | None) -> dict[str, Any]:
+    """Return a request's own template settings; ``effort`` is how much a model may reason, in OpenAI's words.
+
+    Templates know it under that name, or only whether to reason at all. Raises RequestError for settings that other
+    fields say.
+    """
     given = dict(given or {})
     if taken := given.keys() & _TEMPLATE_FIELDS:
         name = min(taken)
@@ -152,7 +156,10 @@ def template_kwargs(given: dict[str, Any] | None) -> dict[str, Any]:
             param=f"chat_template_kwargs.{name}",
             code="invalid_value",
         )
-    return given
+    if effort is None:
+        return given
+    told = {"enable_thinking": False} if effort == "none" else {"reasoning_effort": effort}
+    return told | given
 
 
 async def grammar_for(

@@ -37,7 +37,8 @@ from swarm.api.prompt import template_messages
 from swarm.api.schemas import ChatBody
 from swarm.api.structured import format_of
 from swarm.api.tools.calls import Call
-from swarm.api.tools.definitions import ToolUse, choice_of, tools_of
+from swarm.api.tools.definitions import tools_of
+from swarm.api.tools.use import ToolUse, tool_use
 from swarm.errors import SwarmError
 
 _log = logging.getLogger(__name__)
@@ -189,11 +190,11 @@ async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
 
 def _tool_use(body: ChatBody, *, ignore_others: bool) -> ToolUse:
     tools = tools_of(body.tools, nested=True, ignore_others=ignore_others)
-    return ToolUse(tools, choice_of(body.tool_choice, tools), parallel=body.parallel_tool_calls is not False)
+    return tool_use(tools, body.tool_choice, parallel=body.parallel_tool_calls is not False)
 
 
 def _template_options(body: ChatBody) -> dict[str, Any]:
-    options = template_kwargs(body.chat_template_kwargs)
+    options = template_kwargs(body.chat_template_kwargs, body.reasoning_effort)
     options["add_generation_prompt"] = body.add_generation_prompt is not False
     if body.continue_final_message:
         options["continue_final_message"] = True

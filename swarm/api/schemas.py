@@ -112,6 +112,7 @@ class ChatBody(GenerationFields, kw_only=True):
     tool_choice: str | dict[str, Any] | None = None
     parallel_tool_calls: bool | None = None
     response_format: dict[str, Any] | None = None
+    reasoning_effort: str | None = None
 
 
 class CompletionBody(GenerationFields, kw_only=True):

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from swarm.api.tools.definitions import ToolUse
+from swarm.api.tools.use import ToolUse
 from swarm.engine.grammar import json_schema_grammar, lark_grammar, problem_of, regex_grammar
 from swarm.engine.params import Grammar
 from swarm.errors import RequestError

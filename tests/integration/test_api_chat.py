@@ -326,3 +326,30 @@ async def test_a_client_that_stops_reading_is_cut_and_its_generation_freed() -> 
         await eventually(lambda: bool(front.generations) and front.generations[0].closed)
         assert front.generations[0].finish_reason is None
         writer.transport.abort()
+
+
+@pytest.mark.parametrize(
+    ("fields", "told"),
+    [
+        ({"reasoning_effort": "low"}, {"reasoning_effort": "low"}),
+        ({"reasoning_effort": "none"}, {"enable_thinking": False}),
+        (
+            {"reasoning_effort": "none", "chat_template_kwargs": {"enable_thinking": True}},
+            {"enable_thinking": True},
+        ),
+    ],
+)
+async def test_a_reasoning_effort_reaches_the_template(fields: dict[str, Any], told: dict[str, Any]) -> None:
+    async with serving() as served, httpx.AsyncClient() as client:
+        chat = {"model": MODEL, "messages": HELLO, **fields}
+        assert (await client.post(served.url + "/v1/chat/completions", json=chat)).status_code == 200
+        effort, kwargs = fields["reasoning_effort"], fields.get("chat_template_kwargs")
+        body = {
+            "model": MODEL,
+            "input": "Hi",
+            "reasoning": {"effort": effort},
+            "chat_template_kwargs": kwargs,
+        }
+        assert (await client.post(served.url + "/v1/responses", json=body)).status_code == 200
+    for rendered in served.front.chat_tokenizer.rendered:
+        assert {name: rendered[name] for name in told} == told

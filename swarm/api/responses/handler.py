@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -25,10 +26,11 @@ from swarm.api.responses.objects import (
     ResponseObject,
     ResponseUsage,
 )
-from swarm.api.responses.schemas import ResponsesBody
+from swarm.api.responses.schemas import ReasoningOptions, ResponsesBody, TextOptions
 from swarm.api.responses.store import ResponseStore
 from swarm.api.structured import format_of
-from swarm.api.tools.definitions import FunctionTool, ToolUse, choice_of, tools_of
+from swarm.api.tools.definitions import FunctionTool, tools_of
+from swarm.api.tools.use import tool_use
 from swarm.errors import OverloadedError, RequestError, SwarmError
 
 _log = logging.getLogger(__name__)
@@ -137,13 +139,14 @@ async def create(
     tools = tools_of(body.tools, nested=False, ignore_others=settings.unsupported_tools == "ignore")
     # At most one call a response, whatever the request says, is the specification's rule.
     parallel = settings.parallel_tool_calls and body.parallel_tool_calls is not False
-    use = ToolUse(tools, choice_of(body.tool_choice, tools), parallel=parallel)
+    use = tool_use(tools, body.tool_choice, parallel=parallel)
     form = format_of(body.text.format if body.text else None, "text.format", nested=False)
     top_logprobs = _top_logprobs(body)
     model = asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
     messages = with_instructions(body.instructions, conversation)
-    options = template_kwargs(body.chat_template_kwargs)
+    effort = body.reasoning.effort if body.reasoning else None
+    options = template_kwargs(body.chat_template_kwargs, effort)
     prompt = await rendered(asking, tokenizer, messages, use, options, param="input")
     grammar = await grammar_for(tokenizer, prompt, form, use)
     text_for = chat_text(
@@ -208,10 +211,10 @@ def _response(body: ResponsesBody, request_id: str, tools: tuple[FunctionTool, .
         presence_penalty=given(body.presence_penalty, 0.0),
         frequency_penalty=given(body.frequency_penalty, 0.0),
         previous_response_id=body.previous_response_id,
-        reasoning={"effort": None, "summary": None, **(body.reasoning or {})},
+        reasoning=body.reasoning or ReasoningOptions(),
         store=body.store is not False,
         temperature=given(body.temperature, 1.0),
-        text={"format": (body.text.format if body.text else None) or {"type": "text"}},
+        text=_text_options(body.text),
         tool_choice=body.tool_choice or "auto",
         tools=[
             {
@@ -228,5 +231,19 @@ def _response(body: ResponsesBody, request_id: str, tools: tuple[FunctionTool, .
         top_logprobs=body.top_logprobs or 0,
         top_p=given(body.top_p, 1.0),
         user=body.user,
+        max_tool_calls=body.max_tool_calls,
+        prompt_cache_key=body.prompt_cache_key,
+        safety_identifier=body.safety_identifier,
         metadata=body.metadata or {},
     )
+
+
+def _text_options(given: TextOptions | None) -> dict[str, Any]:
+    """Return ``text`` with the fields that OpenAI's own answers have."""
+    form: dict[str, Any] = {"type": "text"}
+    if given is not None and given.format:
+        form = dict(given.format)
+        if form.get("type") == "json_schema":
+            form = {"name": "", "description": None, "strict": True, **form}
+    told = {"verbosity": given.verbosity} if given is not None and given.verbosity else {}
+    return {"format": form, **told}

@@ -9,6 +9,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from swarm.api.answers import SwarmUsage, TokenLogprobEntry
+from swarm.api.responses.schemas import ReasoningOptions
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 ResponseStatus = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -105,7 +106,7 @@ class ResponseObject(msgspec.Struct, kw_only=True):
     frequency_penalty: float
     previous_response_id: str | None
     prompt_cache_key: str | None = None
-    reasoning: dict[str, Any]
+    reasoning: ReasoningOptions
     safety_identifier: str | None = None
     service_tier: str = "default"
     store: bool

@@ -27,6 +27,12 @@ class InputItem(msgspec.Struct):
 
 class TextOptions(msgspec.Struct):
     format: dict[str, Any] | None = None
+    verbosity: str | None = None
+
+
+class ReasoningOptions(msgspec.Struct):
+    effort: str | None = None
+    summary: str | None = None
 
 
 class ResponsesBody(GenerationFields, kw_only=True):
@@ -41,8 +47,11 @@ class ResponsesBody(GenerationFields, kw_only=True):
     include: list[str] | None = None
     top_logprobs: int | None = None
     metadata: dict[str, str] | None = None
-    reasoning: dict[str, Any] | None = None
+    reasoning: ReasoningOptions | None = None
     user: str | None = None
+    max_tool_calls: int | None = None
+    prompt_cache_key: str | None = None
+    safety_identifier: str | None = None
     background: bool | None = None
     conversation: str | dict[str, Any] | None = None
     prompt: dict[str, Any] | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from swarm.errors import RequestError
 
@@ -30,27 +30,6 @@ class FunctionTool:
             "type": "function",
             "function": {"name": self.name, "description": self.description, "parameters": dict(parameters)},
         }
-
-
-@dataclass(frozen=True, slots=True)
-class ToolChoice:
-    """``named`` is set in mode ``required`` when only that function may be called."""
-
-    mode: Literal["auto", "none", "required"] = "auto"
-    named: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """What a request says of tools. ``parallel``: more than one call an answer is welcome."""
-
-    tools: tuple[FunctionTool, ...] = ()
-    choice: ToolChoice = ToolChoice()
-    parallel: bool = True
-
-    @property
-    def active(self) -> bool:
-        return bool(self.tools) and self.choice.mode != "none"
 
 
 def tools_of(
@@ -109,47 +88,6 @@ def _of_namespace(entry: Mapping[str, Any], param: str, *, ignore_others: bool) 
         joined = joined_name(namespace, tool.name)
         tools.append(replace(tool, name=joined, namespace=(namespace, tool.name)))
     return tools
-
-
-def choice_of(given: str | Mapping[str, Any] | None, tools: Sequence[FunctionTool]) -> ToolChoice:
-    """Read ``tool_choice`` in the shapes of both APIs. Raises RequestError."""
-    if given is None:
-        return ToolChoice()
-    if isinstance(given, str):
-        if given in ("auto", "none"):
-            return ToolChoice("none" if given == "none" else "auto")
-        if given == "required":
-            _needs_tools(tools)
-            return ToolChoice("required")
-        raise RequestError(
-            f"Invalid value: {given[:50]!r}. Supported values are: 'none', 'auto', and 'required'.",
-            param="tool_choice",
-            code="invalid_value",
-        )
-    inner = given.get("function", given)
-    name = inner.get("name") if isinstance(inner, Mapping) else None
-    if given.get("type") != "function" or not isinstance(name, str):
-        raise RequestError(
-            "Invalid 'tool_choice': expected 'none', 'auto', 'required', or a function's name.",
-            param="tool_choice",
-            code="invalid_value",
-        )
-    if name not in [tool.name for tool in tools]:
-        raise RequestError(
-            f"Tool choice {name[:64]!r} not found in 'tools' parameter.",
-            param="tool_choice",
-            code="invalid_value",
-        )
-    return ToolChoice("required", named=name)
-
-
-def _needs_tools(tools: Sequence[FunctionTool]) -> None:
-    if not tools:
-        raise RequestError(
-            "'tool_choice' is only allowed when 'tools' are specified.",
-            param="tool_choice",
-            code="invalid_value",
-        )
 
 
 def _tool(entry: Mapping[str, Any], param: str, *, nested: bool) -> FunctionTool:

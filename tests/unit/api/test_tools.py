@@ -14,10 +14,11 @@ from swarm.api.reasoning import Part
 from swarm.api.tools.bare_json import BareJsonParser
 from swarm.api.tools.calls import Call, ToolParser
 from swarm.api.tools.choose import family_of
-from swarm.api.tools.definitions import FunctionTool, choice_of, tools_of
+from swarm.api.tools.definitions import FunctionTool, tools_of
 from swarm.api.tools.harmony import HarmonySplitter
 from swarm.api.tools.instructions import with_plain_calls, with_tool_block
 from swarm.api.tools.marked import hermes, mistral, qwen3_coder
+from swarm.api.tools.use import choice_of
 from swarm.errors import RequestError
 
 SCHEMA = {"type": "object", "properties": {"city": {"type": "string"}, "days": {"type": "integer"}}}
