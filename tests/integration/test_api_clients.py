@@ -8,6 +8,7 @@ import subprocess
 
 import openai
 import pytest
+from pydantic import BaseModel
 
 from tests.support.front_door import MODEL, FakeFrontDoor, serving
 
@@ -109,3 +110,22 @@ async def test_two_hundred_streams_at_once_lose_and_reorder_nothing() -> None:
 
             texts = await asyncio.gather(*(one() for _ in range(200)))
     assert set(texts) == {"".join(words)}
+
+
+class City(BaseModel):
+    name: str
+    inhabitants: int
+
+
+async def test_openai_python_parses_structured_output() -> None:
+    front = FakeFrontDoor(script=lambda request: ['{"name": "Paris", ', '"inhabitants": 2}'])
+    async with (
+        serving(front) as served,
+        openai.AsyncOpenAI(
+            base_url=served.url + "/v1", api_key="k", max_retries=0, _strict_response_validation=True
+        ) as client,
+    ):
+        chat = await client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=City)
+        response = await client.responses.parse(model=MODEL, input="Hi", text_format=City)
+    assert chat.choices[0].message.parsed == response.output_parsed == City(name="Paris", inhabitants=2)
+    assert all(generation.request.grammar is not None for generation in front.generations)

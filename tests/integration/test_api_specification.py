@@ -9,10 +9,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.support.front_door import MODEL, FakeFrontDoor, Served, Step, serving
+from swarm.api.app import create_app
+from swarm.config import ApiSettings
+from tests.support.front_door import MODEL, FakeFrontDoor, Served, Step, in_this_process, serving
 
 TOOLS: list[Any] = [{"type": "function", "name": "get_weather", "parameters": {"type": "object"}}]
 CHAT_TOOLS = [{"type": "function", "function": {"name": "get_weather", "parameters": {"type": "object"}}}]
+HELLO = [{"role": "user", "content": "Hi"}]
 CALL = '{"name": "get_weather", "arguments": {"city": "Chicago"}}'
 
 
@@ -141,3 +144,18 @@ async def test_parallel_tool_calls_is_accepted_and_no_parallel_call_is_produced(
                 3,
             )  # a stream tells it as added, done and completed
             assert response.status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("address", "key", "detail"),
+    [("127.0.0.1", None, True), ("10.0.0.9", None, False), ("10.0.0.9", "k", True)],
+)
+async def test_detail_of_the_state_is_for_loopback_or_a_key(
+    address: str, key: str | None, detail: bool
+) -> None:
+    settings = ApiSettings(keys=("k",) if key else ())
+    app = create_app(FakeFrontDoor(), settings, version="1", render=in_this_process)
+    transport = httpx.ASGITransport(app, client=(address, 50000))  # type: ignore[arg-type]
+    async with httpx.AsyncClient(transport=transport, base_url="http://10.0.0.5") as client:
+        headers = {"Authorization": f"Bearer {key}"} if key else {}
+        assert (await client.get("/swarm/state", headers=headers)).json()["detail"] is detail

@@ -21,6 +21,7 @@ _FENCES = re.compile(r"```.*?```", re.DOTALL)
 _LINK = re.compile(r"\]\(([^)#:]+)\)")
 _PATH = re.compile(r"`((?:swarm|tests|scripts|docs)/[\w/.-]+)`")
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
+_TEST = re.compile(r"^\s*(?:async )?def (test_\w+)", re.MULTILINE)
 _FLAGS_OF_OTHERS = {
     "--strict",  # mypy
     "--once", "--nodes", "--port",  # scripts/demo
@@ -65,3 +66,15 @@ def test_the_architecture_page_places_every_package() -> None:
     text = (ROOT / "ARCHITECTURE.md").read_text(encoding="utf-8")
     packages = {f"`swarm/{path.parent.name}`" for path in (ROOT / "swarm").glob("*/__init__.py")}
     assert {package for package in packages if package not in text} == set()
+
+
+def test_every_test_that_the_conformance_page_names_exists() -> None:
+    text = (ROOT / "docs" / "api-conformance.md").read_text(encoding="utf-8")
+    rows = [line for line in text.splitlines() if line.startswith("| ") and not line.startswith("|---")]
+    shown = [row.rsplit("|", 2)[1] for row in rows if "shown by" not in row]
+    assert [row for row in shown if "`" not in row] == []
+    named = set(re.findall(r"`(?:client:)?(test_\w+)`", text))
+    sources = [*ROOT.glob("tests/**/test_*.py"), ROOT / "tests" / "clients" / "python_clients.py"]
+    known = {name for path in sources for name in _TEST.findall(path.read_text(encoding="utf-8"))}
+    assert named - known == set()
+    assert len(named) > 80
