@@ -19,7 +19,10 @@ from swarm.api.asking import Asking, Render
 from swarm.api.edge import SOCKET_PATHS, AsgiApp, Edge
 from swarm.api.errors import UnknownResponseError, described, error_headers, http_error, internal_error
 from swarm.api.exchange import Exchange
+from swarm.api.feed import StateFeed
 from swarm.api.metrics import Metrics
+from swarm.api.page import HEADERS as PAGE_HEADERS
+from swarm.api.page import page_files
 from swarm.api.params import MAX_TIMEOUT_SECONDS, decimal
 from swarm.api.responses import handler as responses
 from swarm.api.responses import socket
@@ -72,6 +75,7 @@ class Routes:
         self._render = render
         self._admission = admission
         self._stored = ResponseStore()
+        self._feed = StateFeed(lambda detail: front.state(detail=detail))
 
     def register(self, app: Quart) -> None:
         routes: list[tuple[str, str, Callable[..., Awaitable[Response]]]] = [
@@ -94,6 +98,9 @@ class Routes:
         for path in sorted(SOCKET_PATHS):
             app.add_websocket(path, f"WS {path}", self.responses_socket)
         app.add_url_rule("/swarm/state", "state", self.state, methods=["GET"])
+        app.add_url_rule("/swarm/events", "events", self.events, methods=["GET"])
+        for path in page_files():
+            app.add_url_rule(path, f"page {path}", self.page, methods=["GET"])
 
     async def chat_completions(self) -> Response:
         body = parse(await _body(), ChatBody)
@@ -172,8 +179,17 @@ class Routes:
         return _json(openapi.document(self._version, models))
 
     async def state(self) -> Response:
-        current = exchange.current()
-        return _json(self._front.state(detail=current.caller.has_key or current.from_loopback))
+        return _json(self._front.state(detail=_may_see_details()))
+
+    async def events(self) -> Response:
+        return _events(self._feed.events(detail=_may_see_details()))
+
+    async def page(self) -> Response:
+        file = page_files()[request.path]
+        headers = {**PAGE_HEADERS, "etag": file.etag}
+        if request.headers.get("if-none-match") == file.etag:
+            return Response(b"", 304, headers)
+        return Response(file.body, 200, headers, content_type=file.content_type)
 
     def _asking(self) -> Asking:
         current = exchange.current()
@@ -198,8 +214,17 @@ def _json(body: object, status: int = 200, headers: dict[str, str] | None = None
     return Response(msgspec.json.encode(body), status, headers, content_type="application/json")
 
 
+def _may_see_details() -> bool:
+    current = exchange.current()
+    return current.caller.has_key or current.from_loopback
+
+
 def _stream(events: AsyncIterator[bytes], route: str) -> Response:
-    response = Response(events, 200, {**sse.HEADERS, "x-swarm-route": route}, content_type=sse.CONTENT_TYPE)
+    return _events(events, {"x-swarm-route": route})
+
+
+def _events(events: AsyncIterator[bytes], headers: dict[str, str] | None = None) -> Response:
+    response = Response(events, 200, {**sse.HEADERS, **(headers or {})}, content_type=sse.CONTENT_TYPE)
     # Quart's own limit would cut long answers; the request's deadline is what ends them.
     response.timeout = None
     return response

@@ -29,6 +29,7 @@ from swarm.api.exchange import Exchange
 from swarm.api.guards import Caller, Guard, is_loopback
 from swarm.api.intake import Receive, drain, replayed, take_body
 from swarm.api.metrics import Metrics
+from swarm.api.page import page_files
 from swarm.api.rates import Rates
 from swarm.api.sse import Keepalive, Send
 from swarm.config import ApiSettings
@@ -38,7 +39,8 @@ Scope = MutableMapping[str, Any]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SOCKET_PATHS = frozenset({"/responses", "/v1/responses"})
-OPEN_PATHS = frozenset({"/health", "/v1/health"})
+OPEN_PATHS = frozenset({"/health", "/v1/health", *page_files()})
+"""Answered without a key: the page itself holds nothing; what it shows it asks for with a key."""
 _EXPOSED_HEADERS = "x-request-id, x-swarm-route, retry-after"
 
 connection: ContextVar[asyncio.WriteTransport | None] = ContextVar("swarm_api_connection", default=None)

@@ -1,0 +1,126 @@
+// The swarm as pictures: each model's layer line with who holds what, and nodes with their links. No state of its own.
+
+import { layersOf, span, svg } from "./dom.js";
+
+const LEFT = 104, ROW = 24, BAR = 16;
+
+export const usable = (member) => member.health === "alive" && member.routable;
+export const condition = (member) =>
+  member.health !== "alive" ? member.health : member.routable ? member.state : `${member.state}, not used`;
+const tone = (member) => member.health === "dead" || member.health === "suspect" ? "bad" : member.state === "draining" || !usable(member) ? "warm" : "";
+export const short = (name, most = 14) => name.length > most ? `${name.slice(0, most - 1)}…` : name;
+export const label = (member) => member.name || member.node.slice(0, 8);
+
+/** Rows of spans over one model's layers, `width` pixels wide; what nobody holds is red; hops of running answers are framed. */
+export function layerLine(model, members, sessions, width) {
+  const rows = [];
+  for (const member of members) {
+    const spans = member.spans.filter((held) => held.model === model.name && held.digest === model.digest);
+    if (spans.length) rows.push({ member, spans });
+  }
+  const first = (row) => Math.min(...row.spans.map((held) => span(held.layers)[0]));
+  rows.sort((a, b) => first(a) - first(b) || label(a.member).localeCompare(label(b.member)));
+  const holes = model.missing.map(span);
+  const x = (layer) => LEFT + (width - LEFT - 10) * layer / model.layers;
+  const height = (rows.length + 1) * ROW + (holes.length ? ROW : 0) + 6;
+  const running = new Set(sessions.filter((s) => s.model === model.name).flatMap((s) => s.route.map((hop) => `${hop.node} ${hop.layers}`)));
+  const parts = [];
+  const step = Math.max(1, Math.ceil(model.layers / (width > 480 ? 12 : 5)));
+  for (let layer = 0; layer <= model.layers; layer += step) {
+    parts.push(svg("line", { class: "axis", x1: x(layer), x2: x(layer), y1: ROW - 6, y2: height }),
+      svg("text", { class: "quiet", x: x(layer), y: 12, "text-anchor": "middle" }, layer));
+  }
+  let y = ROW;
+  for (const { member, spans } of rows) {
+    parts.push(svg("text", { x: 0, y: y + 12 }, svg("title", null, `${label(member)} (${member.node})`), short(label(member))));
+    for (const held of spans) {
+      const [from, to] = span(held.layers);
+      const length = Math.max(3, x(to) - x(from) - 2);
+      const state = member.load?.sessions ? "busy" : "";
+      parts.push(svg("g", null,
+        svg("title", null, `${label(member)}: ${layersOf(held.layers)} of ${held.of} in ${held.dtype}, ${condition(member)}`),
+        svg("rect", { class: `bar ${usable(member) ? state : "leaving"}`, x: x(from) + 1, y, width: length, height: BAR, rx: 3 }),
+        running.has(`${member.node} ${held.layers}`) || [...running].some((r) => within(r, member.node, held.layers))
+          ? svg("rect", { class: "route-bar", x: x(from) + 1, y, width: length, height: BAR, rx: 3 }) : null));
+    }
+    y += ROW;
+  }
+  for (const [from, to] of holes) {
+    const name = `no node: ${layersOf(`${from}:${to}`)}`;
+    const wide = x(to) - x(from) > 130;
+    parts.push(svg("g", null, svg("title", null, name),
+      svg("rect", { class: "hole", x: x(from) + 1, y, width: Math.max(4, x(to) - x(from) - 2), height: BAR, rx: 3 }),
+      wide ? svg("text", { class: "hole-label", x: (x(from) + x(to)) / 2, y: y + 12, "text-anchor": "middle" }, name) : null));
+  }
+  if (holes.length) parts.push(svg("text", { class: "hole-label", x: 0, y: y + 12 }, "missing"));
+  const said = holes.length ? `Nobody holds ${model.missing.map(layersOf).join(", ")}.` : "Every layer is held.";
+  const who = rows.map(({ member, spans }) => `${label(member)}: ${spans.map((s) => layersOf(s.layers)).join(", ")}`).join("; ");
+  return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Layers of ${model.name}. ${said} ${who}` }, ...parts);
+}
+
+function within(routeKey, node, layers) {
+  const [other, part] = routeKey.split(" ");
+  const [a, b] = span(part), [from, to] = span(layers);
+  return other === node && a >= from && b <= to;
+}
+
+const MOST_NODES = 32;
+
+/** Nodes on a circle, links with round-trip times, the routes of running answers on top. */
+export function network(state) {
+  const members = state.members.filter((m) => m.health !== "dead" && m.health !== "left").slice(0, MOST_NODES);
+  const size = 400, middle = size / 2, radius = members.length > 1 ? middle - 62 : 0;
+  const places = new Map(members.map((member, index) => {
+    const angle = 2 * Math.PI * index / members.length - Math.PI / 2;
+    return [member.node, { x: middle + radius * Math.cos(angle), y: middle + radius * Math.sin(angle), angle }];
+  }));
+  const links = new Map();
+  const link = (a, b, rtt, broken) => {
+    if (a === b || !places.has(a) || !places.has(b)) return;
+    const name = a < b ? `${a} ${b}` : `${b} ${a}`;
+    const known = links.get(name);
+    const gone = members.some((m) => (m.node === a || m.node === b) && m.health !== "alive");
+    links.set(name, { a, b, rtt: rtt ?? known?.rtt, broken: broken || gone || known?.broken });
+  };
+  for (const member of members) {
+    if (member.rtt_ms !== null && member.rtt_ms !== undefined) link(state.node, member.node, member.rtt_ms, false);
+    for (const other of member.links ?? []) {
+      const found = members.find((m) => m.node.startsWith(other.node_prefix));
+      if (found) link(member.node, found.node, other.rtt_ms, other.unreachable);
+    }
+  }
+  const parts = [];
+  for (const { a, b, rtt, broken } of links.values()) {
+    const from = places.get(a), to = places.get(b);
+    parts.push(svg("line", { class: broken ? "link broken" : "link", x1: from.x, y1: from.y, x2: to.x, y2: to.y }));
+    if (links.size <= 28 && (broken || rtt !== undefined)) {
+      // Off the middle, or the labels of all diameters would lie on each other.
+      const at = 0.38;
+      parts.push(svg("text", { class: "quiet rtt", x: from.x + (to.x - from.x) * at, y: from.y + (to.y - from.y) * at, "text-anchor": "middle" }, broken ? "cut" : `${rtt.toFixed(rtt < 10 ? 1 : 0)} ms`));
+    }
+  }
+  for (const session of state.sessions) {
+    const stops = [state.node, ...session.route.map((hop) => hop.node), state.node].filter((node) => places.has(node));
+    for (let i = 1; i < stops.length; i++) {
+      if (stops[i] === stops[i - 1]) continue;
+      const from = places.get(stops[i - 1]), to = places.get(stops[i]);
+      // Bent to one side, so that the way there and the way back are two lines.
+      const bend = { x: (from.x + to.x) / 2 + (to.y - from.y) * 0.15, y: (from.y + to.y) / 2 - (to.x - from.x) * 0.15 };
+      parts.push(svg("path", { class: "route-segment", d: `M${from.x} ${from.y} Q${bend.x} ${bend.y} ${to.x} ${to.y}` }));
+    }
+  }
+  for (const member of members) {
+    const { x, y, angle } = places.get(member.node);
+    const classes = ["node", member.node === state.node ? "own" : "", tone(member), member.spans.length ? "" : "empty"].join(" ").trim();
+    const below = Math.sin(angle) > -0.3 || members.length === 1;
+    parts.push(svg("g", { class: classes },
+      svg("title", null, `${label(member)} (${member.node}): ${condition(member)}`),
+      svg("circle", { cx: x, cy: y, r: 11 }),
+      svg("text", { x, y: y + (below ? 27 : -31), "text-anchor": "middle" }, short(label(member))),
+      svg("text", { class: "quiet", x, y: y + (below ? 41 : -17), "text-anchor": "middle" }, short(member.spans.map((s) => s.layers).join(" ") || "no layers", 18))));
+  }
+  const ys = [...places.values()].map((place) => place.y);
+  const top = Math.min(...ys) - 46, height = Math.max(...ys) + 50 - top;
+  const said = `${members.length} nodes: ${members.map((m) => `${label(m)} ${condition(m)}`).join(", ")}`;
+  return svg("svg", { viewBox: `0 ${top} ${size} ${height}`, role: "img", "aria-label": said }, ...parts);
+}
