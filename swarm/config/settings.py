@@ -194,6 +194,11 @@ class SessionSettings:
     draft_tokens: int = knob(
         7, "Most tokens guessed ahead by prompt lookup and checked in one step; 0 switches that off."
     )
+    output_log_bytes: int = knob(
+        256 * MIB,
+        "Memory for what this node sent on to next hops, kept to refill a hop that takes a lost one's place; the "
+        "longest answer's gives way when it is used up, and is then refilled from its beginning.",
+    )
     shun_seconds: float = knob(30.0, "How long a failed edge or node is avoided; doubles each time.")
 
 

@@ -12,6 +12,7 @@ from swarm.protocol.messages import (
     CloseSession,
     Digest,
     Drain,
+    Filled,
     Gossip,
     Heartbeat,
     Leave,
@@ -22,6 +23,7 @@ from swarm.protocol.messages import (
     PeerChecked,
     Refused,
     Renew,
+    Replay,
     Step,
 )
 
@@ -51,7 +53,7 @@ class Dispatch:
         match message:
             case Step():
                 self.stage.on_step(node, message, payload)
-            case Output() | Opened() | Refused() | Busy():
+            case Output() | Opened() | Refused() | Busy() | Filled():
                 self.origin.received(node, message, payload)
             case Heartbeat() | Gossip() | Digest() | CheckPeer() | PeerChecked() | Leave():
                 self.gossip.received(node, message)
@@ -63,6 +65,8 @@ class Dispatch:
                 self.stage.on_renew(node, message)
             case Need():
                 self.stage.on_need(node, message)
+            case Replay():
+                self.stage.on_replay(node, message)
             case Drain():
                 # The draining member's record says so too; routing reads it there.
                 return

@@ -15,7 +15,7 @@ from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult, To
 from swarm.engine.sampling import PromptScorer
 from swarm.errors import LinkDownError, SwarmError
 from swarm.node.front import FinishReason, GenerationRequest, GenerationStats, RouteHop, TokenEvent
-from swarm.protocol.messages import AnyMessage, Busy, Opened, Output, Refused
+from swarm.protocol.messages import AnyMessage, Busy, Filled, Opened, Output, Refused
 from swarm.sessions.effects import (
     ChosenPath,
     Effect,
@@ -144,9 +144,11 @@ class RunningGeneration:
             self._time_hops(message)
             self.core.output(sender, message, payload, now)
         elif isinstance(message, Opened):
-            self.core.opened(sender, message)
+            self.core.opened(sender, message, now)
         elif isinstance(message, Refused):
             self.core.refused(sender, message, now)
+        elif isinstance(message, Filled):
+            self.core.filled(sender, message, now)
         elif isinstance(message, Busy):
             self.core.busy(sender, message, now)
         self.pump()

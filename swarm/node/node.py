@@ -131,6 +131,7 @@ class Node:
                 boot=self._boot,
                 lease_seconds=config.session.lease_seconds,
                 max_per_origin=config.engine.max_sessions_per_origin,
+                log_bytes=config.session.output_log_bytes,
             ),
             engine=self._engine,
             bus=self._bus,

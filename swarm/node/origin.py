@@ -17,12 +17,15 @@ from swarm.node.front import GenerationRequest, RouteHop, ServedModel
 from swarm.node.generation import OriginTag, RunningGeneration
 from swarm.node.hosting import Hosting, private_layers
 from swarm.node.trust import trusted_nodes
-from swarm.protocol.messages import Busy, Hop, Opened, Output, Refused, Renew
+from swarm.protocol.messages import Busy, Filled, Hop, Opened, Output, Refused, Renew
+from swarm.routing.cost import PathHop
+from swarm.routing.patch import patched
 from swarm.routing.path import Path, PathRequest, find_path
 from swarm.routing.placement import missing_layers
 from swarm.sessions.effects import ChosenPath, Edge, FindPath, Send, Shun
-from swarm.sessions.origin import OriginSession, Request
+from swarm.sessions.origin import OriginSession
 from swarm.sessions.prefix import PrefixNames
+from swarm.sessions.request import Request
 from swarm.types import ModelId, NodeId, SessionId
 
 if TYPE_CHECKING:
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from swarm.node.bus import Bus
     from swarm.routing.view import SwarmView
 
-OriginMessage = Opened | Output | Refused | Busy
+OriginMessage = Opened | Output | Refused | Busy | Filled
 """What hops send to the origin of a session."""
 
 
@@ -189,24 +192,38 @@ class Origin:
         first, last = self._private
         view = self._view()
         wishes = generation.wishes
-        path = find_path(
-            view,
-            PathRequest(
-                origin=self._node,
-                model=request.model,
-                layers=local.spec.layers,
-                avoid_nodes=wish.avoid_nodes,
-                avoid_edges=wish.avoid_edges,
-                first_layers_at_origin=first,
-                last_layers_at_origin=last,
-                allowed=None if wishes.trust is None else self._trusted(wishes.trust, view),
-                max_hops=wishes.max_hops,
-                queue_weight=THROUGHPUT_QUEUE_WEIGHT if wishes.prefer == "throughput" else 1.0,
-                salt=int.from_bytes(request.session[:4], "big") + wish.attempt,
-            ),
+        asked = PathRequest(
+            origin=self._node,
+            model=request.model,
+            layers=local.spec.layers,
+            avoid_nodes=wish.avoid_nodes,
+            avoid_edges=wish.avoid_edges,
+            first_layers_at_origin=first,
+            last_layers_at_origin=last,
+            allowed=None if wishes.trust is None else self._trusted(wishes.trust, view),
+            max_hops=wishes.max_hops,
+            queue_weight=THROUGHPUT_QUEUE_WEIGHT if wishes.prefer == "throughput" else 1.0,
+            salt=int.from_bytes(request.session[:4], "big") + wish.attempt,
         )
+        path = self._patch(view, asked, generation, wish) or find_path(view, asked)
         hops = tuple(Hop(hop.node, hop.boot, hop.span) for hop in path.hops)
         return ChosenPath(hops, _wire_dtype(path, local.spec.dtype), path.cost_seconds)
+
+    def _patch(
+        self, view: SwarmView, asked: PathRequest, generation: RunningGeneration, wish: FindPath
+    ) -> Path | None:
+        """Return a path over the hops that have the answer's KV, if one avoids what failed."""
+        last = generation.core.last_path
+        held = [
+            PathHop(hop.node, hop.boot, hop.span, last.dtype)
+            for hop in wish.held
+            if last is not None and hop.node not in wish.avoid_nodes and self._bus.linked(hop.node)
+        ]
+        settled = patched(view, asked.model, asked.layers, held)
+        try:
+            return find_path(settled, asked) if settled is not None else None
+        except NoPathError:
+            return None
 
     def _trusted(self, trust: frozenset[str], view: SwarmView) -> frozenset[NodeId]:
         """Return the nodes in view that a request trusts, by id, name or label."""

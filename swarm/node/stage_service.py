@@ -14,6 +14,7 @@ from swarm.protocol.limits import PREFIX_BLOCK_TOKENS
 from swarm.protocol.messages import (
     Busy,
     CloseSession,
+    Filled,
     HopTime,
     Need,
     Opened,
@@ -22,9 +23,11 @@ from swarm.protocol.messages import (
     RefusalCode,
     Refused,
     Renew,
+    Replay,
     Step,
 )
-from swarm.sessions.hop import Ask, Drop, HopKey, HopSession, HopSessions, Resend, Run, refusal
+from swarm.sessions.hop import HopSessions, refusal, ticket_of
+from swarm.sessions.hop_session import Admit, Ask, Drop, HopKey, HopSession, Resend, Run
 from swarm.types import NodeId, short
 
 if TYPE_CHECKING:
@@ -49,11 +52,11 @@ Connect = Callable[[NodeId], Awaitable[None]]
 class StepTag:
     key: HopKey
     epoch: int
-    step: int
+    ticket: int
 
 
 class StageService:
-    """Answers OpenSession, Step, Renew and CloseSession with the engine's help."""
+    """Answers OpenSession, Step, Replay, Renew and CloseSession with the engine's help."""
 
     def __init__(
         self,
@@ -93,25 +96,11 @@ class StageService:
         if isinstance(decision, Refused):
             self._answer(sender, decision)
             return
-        if self.draining:
+        if self.draining and not decision.known:
             self._answer(sender, refusal(message, "draining"))
             return
-        hit_tokens = 0
         try:
-            if decision.known:
-                self._grow(decision.key, message.kv_tokens)
-                self._engine.truncate(decision.key, decision.keep)
-            else:
-                hop = message.hops[message.index]
-                hit_tokens = self._engine.open(
-                    decision.key,
-                    message.model,
-                    hop.span,
-                    message.kv_tokens,
-                    scope=(message.origin, message.dtype),
-                    blocks=message.blocks,
-                )
-                self._reserved[decision.key] = message.kv_tokens
+            length, hit_tokens = self._reserve(decision, message)
         except KVFullError as exc:
             self._answer(
                 sender, refusal(message, "full", str(exc), retry_milliseconds=FULL_RETRY_MILLISECONDS)
@@ -120,12 +109,36 @@ class StageService:
         except ModelError as exc:
             self._answer(sender, refusal(message, "no_model", str(exc)))
             return
-        opened = self._sessions.admitted(decision, message, self._clock(), hit_tokens=hit_tokens)
+        opened = self._sessions.admitted(
+            decision,
+            message,
+            self._clock(),
+            length=length,
+            hit_tokens=hit_tokens,
+            floor=self._engine.floor(decision.key),
+        )
         session = self._sessions.get(decision.key)
         if session is None or self._bus.linked(session.downstream):
             self._answer(sender, opened)
         else:
             self._spawn(self._open_downstream(session, opened))
+
+    def _reserve(self, admit: Admit, message: OpenSession) -> tuple[int, int]:
+        """Make room; return how many tokens' KV is there, and how many of them an ended session left."""
+        if admit.known and admit.keep and admit.keep >= self._engine.floor(admit.key):
+            self._grow(admit.key, message.kv_tokens)
+            self._engine.truncate(admit.key, admit.keep)
+            return admit.keep, 0
+        hit_tokens = self._engine.open(
+            admit.key,
+            message.model,
+            message.hops[message.index].span,
+            message.kv_tokens,
+            scope=(message.origin, message.dtype),
+            blocks=message.blocks,
+        )
+        self._reserved[admit.key] = message.kv_tokens
+        return hit_tokens, hit_tokens
 
     async def _open_downstream(self, session: HopSession, opened: Opened) -> None:
         """Link to the next hop first: Opened promises that steps can be handed on."""
@@ -135,10 +148,15 @@ class StageService:
         except SwarmError as exc:
             log.info("no link to the next hop %s: %s", short(node), exc)
             if self._sessions.get(session.key) is session:
-                self._refuse(session, "unreachable", str(exc), next_node=node)
+                self._unreachable(session, node, exc)
             return
         if self._sessions.get(session.key) is session:
             self._answer(session.key.origin, opened)
+
+    def _unreachable(self, session: HopSession, node: NodeId, why: SwarmError) -> None:
+        """The session stays: its origin finds a way around with what it holds, or ends it."""
+        message = refusal(session, "unreachable", str(why)[:300], next_node=node)
+        self._answer(session.key.origin, message)
 
     def on_step(self, sender: NodeId, message: Step, payload: memoryview) -> None:
         now = self._clock()
@@ -168,18 +186,37 @@ class StageService:
                 hidden=payload,
                 dtype=step.dtype,
                 rows=step.rows if session.is_last else "all",
-                tag=StepTag(session.key, step.epoch, step.step),
+                tag=StepTag(session.key, step.epoch, ticket_of(step)),
                 hops=len(session.hops),
                 received_at=now,
             )
         )
 
     def on_need(self, sender: NodeId, message: Need) -> None:
-        decision = self._sessions.need(sender, message)
-        if isinstance(decision, Resend):
+        self._send_again(self._sessions.need(sender, message))
+
+    def on_replay(self, sender: NodeId, message: Replay) -> None:
+        self._send_again(self._sessions.replay(sender, message))
+
+    def _send_again(self, decision: Resend | Refused | Drop) -> None:
+        if isinstance(decision, Drop):
+            self.counts[decision.reason] += 1
+        elif isinstance(decision, Refused):
+            self._answer(decision.origin, decision)
+        elif self._bus.linked(decision.receiver):
             self._resend(decision)
         else:
-            self._answer(decision.origin, decision)
+            self._spawn(self._resend_over_new_link(decision))
+
+    async def _resend_over_new_link(self, resend: Resend) -> None:
+        """A hop that is to take another's place may be one that this node has no link to yet."""
+        try:
+            await self._connect(resend.receiver)
+        except SwarmError as exc:
+            # The origin waits for Filled, and is late.
+            log.info("no link to %s for a replay: %s", short(resend.receiver), exc)
+            return
+        self._resend(resend)
 
     def on_renew(self, sender: NodeId, message: Renew) -> None:
         self._sessions.renew(sender, message, self._clock())
@@ -195,7 +232,7 @@ class StageService:
         tag = result.tag
         if not isinstance(tag, StepTag):
             raise TypeError("a step's result without its tag")
-        found = self._sessions.finished(tag.key, tag.epoch, tag.step)
+        found = self._sessions.finished(tag.key, tag.epoch, tag.ticket)
         if found is None:
             self.counts["result_of_old_epoch"] += 1
             return
@@ -208,13 +245,20 @@ class StageService:
             int(result.compute_seconds * 1e6),
             min(result.batch_rows, 1 << 16),
         )
-        message = _forward(session, step, result, (*step.times, time))
-        session.held = (step.step, session.downstream, message, result.hidden)
+        times = (*step.times, time)
+        if not session.is_last:
+            self._sessions.computed(session, step, result.hidden)
+        if step.fill_until == session.place + 1:
+            self._answer(session.key.origin, _filled(session, step, times))
+            return
+        message = _forward(session, step, result, times)
+        if not step.fill_until:
+            session.held = (step.step, session.downstream, message, result.hidden)
         try:
             self._bus.send(session.downstream, message, result.hidden)
         except LinkDownError as exc:
             if not session.is_last:
-                self._refuse(session, "unreachable", str(exc), next_node=session.downstream)
+                self._unreachable(session, session.downstream, exc)
 
     # --- time and faults ---
 
@@ -245,12 +289,10 @@ class StageService:
             self._engine.grow(key, kv_tokens)
             self._reserved[key] = kv_tokens
 
-    def _refuse(
-        self, session: HopSession, code: RefusalCode, detail: str, *, next_node: NodeId | None = None
-    ) -> None:
+    def _refuse(self, session: HopSession, code: RefusalCode, detail: str) -> None:
         """End the session here and tell its origin why."""
         self._release([self._sessions.forget(session.key)])
-        self._answer(session.key.origin, refusal(session, code, detail[:300], next_node=next_node))
+        self._answer(session.key.origin, refusal(session, code, detail[:300]))
 
     def _release(self, keys: list[HopKey]) -> None:
         for key in keys:
@@ -258,11 +300,14 @@ class StageService:
                 self._engine.close(key)
 
     def _resend(self, resend: Resend) -> None:
-        self.counts["resent"] += 1
+        self.counts["resent" if resend.again else "replayed"] += 1
         self._answer(resend.receiver, resend.message, resend.payload)
 
     def _answer(
-        self, node: NodeId, message: Opened | Refused | Need | Busy | Step | Output, payload: bytes = b""
+        self,
+        node: NodeId,
+        message: Opened | Refused | Need | Busy | Filled | Step | Output,
+        payload: bytes = b"",
     ) -> None:
         try:
             self._bus.send(node, message, payload)
@@ -299,7 +344,13 @@ def _forward(
         step.rows,
         times,
         step.fill_until,
-        session.key.place + 1,
+        session.place + 1,
+    )
+
+
+def _filled(session: HopSession, step: Step, times: tuple[HopTime, ...]) -> Filled:
+    return Filled(
+        step.origin, step.session, step.epoch, step.step, step.position + step.count, session.place, times
     )
 
 

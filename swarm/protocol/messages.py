@@ -158,7 +158,10 @@ class Opened(Message, frozen=True, tag="op"):
     kv_length: int
     hit_tokens: int = 0
     floor: int = 0
+    """The shortest length that this hop's KV can be truncated to."""
     index: int = 0
+    log_from: int = -1
+    """Up to ``kv_length`` the hop can replay what it sent on, from this position on; -1: nothing of it."""
 
 
 class Refused(Message, frozen=True, tag="re"):
@@ -171,6 +174,8 @@ class Refused(Message, frozen=True, tag="re"):
     retry_milliseconds: int = 0
     detail: str = ""
     next: NodeId | None = None
+    index: int = -1
+    """Which place of the path refuses; -1: not said."""
 
 
 class HopTime(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -195,6 +200,7 @@ class Step(Message, frozen=True, tag="st"):
     rows: Rows
     times: tuple[HopTime, ...] = ()
     fill_until: int = 0
+    """Not 0: the step only fills KV, of the hops before this place; the last of them answers Filled."""
     index: int = 0
     """Which of the session's hops the receiver is: a node may stand twice in a path (--private-layers)."""
 
@@ -242,15 +248,55 @@ class Renew(Message, frozen=True, tag="rn"):
 
 
 class CloseSession(Message, frozen=True, tag="cs"):
+    """Origin to hop: the session ends at place ``index`` of the path that ``epoch`` names, or wherever it is."""
+
     origin: NodeId
     session: SessionId
     epoch: int
     blocks: tuple[bytes, ...] = ()
     """Names of the session's leading blocks, under which the hop may keep their KV for a later session."""
+    index: int = -1
+    """-1: every place of epochs up to ``epoch``."""
+
+
+class Replay(Message, frozen=True, tag="rp"):
+    """Origin to a hop: send ``count`` rows from ``position`` on, as sent on before, to ``to`` as a fill Step.
+
+    ``to`` is that session's hop ``to_index`` at epoch ``to_epoch``, which may be ahead of the sender's ``epoch``.
+    """
+
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    index: int
+    step: int
+    position: int
+    count: int
+    fill_until: int
+    to: NodeId
+    to_epoch: int
+    to_index: int
+
+
+class Filled(Message, frozen=True, tag="fi"):
+    """The last hop that a fill Step was for, to the origin: its KV now reaches up to ``position``."""
+
+    origin: NodeId
+    session: SessionId
+    epoch: int
+    step: int
+    position: int
+    index: int
+    times: tuple[HopTime, ...] = ()
 
 
 class Drain(Message, frozen=True, tag="dr"):
-    """The sender takes no new sessions and leaves soon; origins move theirs."""
+    """The sender will end these sessions of the receiver's soon, so the receiver should move them elsewhere.
+
+    Without any it means all, and that the sender takes no new ones and leaves.
+    """
+
+    sessions: tuple[SessionId, ...] = ()
 
 
 AnyMessage = (
@@ -272,5 +318,7 @@ AnyMessage = (
     | Need
     | Renew
     | CloseSession
+    | Replay
+    | Filled
     | Drain
 )

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
-from swarm.protocol.messages import CloseSession, Hop, OpenSession, Step
+from swarm.protocol.messages import CloseSession, Hop, OpenSession, Replay, Step
 from swarm.types import NodeId
 
 if TYPE_CHECKING:
@@ -29,17 +29,20 @@ class ChosenPath:
 
 @dataclass(frozen=True, slots=True)
 class FindPath:
-    """Answer with ``path_found`` or ``path_missing``."""
+    """Answer with ``path_found`` or ``path_missing``; when ``moving``, with ``move_found`` or ``move_missing``."""
 
     avoid_nodes: frozenset[NodeId]
     avoid_edges: frozenset[Edge]
     attempt: int
+    held: tuple[Hop, ...] = ()
+    """Hops that have this answer's KV: a path over all of them has only the layers between to compute."""
+    moving: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Send:
     node: NodeId
-    message: OpenSession | Step | CloseSession
+    message: OpenSession | Step | CloseSession | Replay
     payload: bytes = b""
 
 

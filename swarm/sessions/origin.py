@@ -1,30 +1,19 @@
 """One answer as its origin drives it, a pure state machine. Sends, finds and samples nothing itself.
 
-The list of accepted token ids is the only truth: every fault raises the epoch, asks for a new path and fills
-it again from that list (docs/protocol.md, "Recovery"). Inputs are method calls with ``now`` (seconds of a
-monotonic clock); outputs are the values of sessions/effects.py, drained in order by ``effects()``.
+The list of accepted token ids is the only truth: every fault raises the epoch and asks for a path, whose hops get what
+they lack of the KV from the hop before them or from that list (docs/protocol.md, "Recovery"). Inputs are method calls
+with ``now`` (seconds of a monotonic clock); outputs are the values of sessions/effects.py, drained in order by
+``effects()``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
 from swarm.config import EngineSettings, SessionSettings
 from swarm.errors import DeadlineError, OverloadedError, PeerError, StepTimeoutError, SwarmError
-from swarm.protocol.messages import (
-    Busy,
-    CloseSession,
-    Hop,
-    HopTime,
-    Opened,
-    OpenSession,
-    Output,
-    Refused,
-    Rows,
-    Step,
-)
+from swarm.protocol.messages import Busy, Filled, HopTime, Opened, Output, Refused, Rows
 from swarm.sessions.drafts import Drafter
 from swarm.sessions.effects import (
     ChosenPath,
@@ -36,14 +25,15 @@ from swarm.sessions.effects import (
     Ready,
     Sample,
     Score,
-    Send,
     Shun,
 )
+from swarm.sessions.leases import OpenHops
+from swarm.sessions.leg import Leg
 from swarm.sessions.prefix import PrefixNames
+from swarm.sessions.request import Request
 from swarm.sessions.scoring import PromptScoring
 from swarm.sessions.search import PathSearch
-from swarm.sessions.window import StepWindow
-from swarm.types import DTYPE_BYTES, ModelId, NodeId, SessionId
+from swarm.types import DTYPE_BYTES, NodeId
 
 RETRY_SECONDS = 0.25
 
@@ -51,35 +41,15 @@ RETRY_SECONDS = 0.25
 class State(Enum):
     FINDING = auto()
     OPENING = auto()
+    FILLING = auto()
+    """Hops that lack KV get it."""
     RUNNING = auto()
     WAITING = auto()
     """For room or for a path; asks again at ``_retry_at`` or when the view changes."""
     ENDED = auto()
 
 
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What is to be answered. ``deadline`` and ``admission_until`` are absolute, on the caller's clock."""
-
-    origin: NodeId
-    session: SessionId
-    model: ModelId
-    prompt: tuple[int, ...]
-    max_tokens: int
-    context_tokens: int
-    hidden_size: int
-    stop_ids: frozenset[int]
-    deadline: float
-    admission_until: float
-    hold_seconds: float = float("inf")
-    """How long an answer that has begun may stand without any path before it fails."""
-    score_prompt: bool = False
-    """Tell the log-probability of every token of the prompt but the first; no prefix is reused then."""
-
-    @property
-    def limit(self) -> int:
-        """Tokens this answer may have: its budget or what the context leaves."""
-        return min(self.max_tokens, self.context_tokens - len(self.prompt))
+ON_A_PATH = (State.OPENING, State.FILLING, State.RUNNING)
 
 
 class OriginSession:
@@ -97,7 +67,6 @@ class OriginSession:
         self.request = request
         self.accepted: list[int] = []
         self.epoch = 0
-        self.path: ChosenPath | None = None
         self.last_path: ChosenPath | None = None
         self.times: tuple[HopTime, ...] = ()
         self.recoveries = 0
@@ -109,12 +78,11 @@ class OriginSession:
         self._state = State.FINDING
         self._ready = False
         self._search = PathSearch()
-        self._unopened: set[int] = set()
-        self._open_until = 0.0
+        self._leg: Leg | None = None
+        self._hops = OpenHops(request.origin, request.session)
         self._retry_at = 0.0
         self._orphaned_at: float | None = None
         self._position = 0
-        self._window = self._new_window(0.0)
         self._embedding = False
         self._sampling = False
         self._drafts: tuple[int, ...] = ()
@@ -124,13 +92,14 @@ class OriginSession:
         if names is not None:
             names.extend(request.prompt)
         self.drafter = Drafter(request.prompt, settings.draft_tokens)
-        self._hits: list[int] = []
         self._find(now)
 
     # --- what the driver reads ---
 
     def effects(self) -> list[Effect]:
-        drained, self._effects = self._effects, []
+        # The legs add to the same list.
+        drained = self._effects[:]
+        self._effects.clear()
         return drained
 
     @property
@@ -143,50 +112,58 @@ class OriginSession:
         return self._ready and self._state is State.WAITING and self._search.waits_for_room
 
     @property
+    def path(self) -> ChosenPath | None:
+        return self._leg.path if self._leg is not None else None
+
+    @property
     def hop_nodes(self) -> frozenset[NodeId]:
-        return frozenset(hop.node for hop in self.path.hops) if self.path else frozenset()
+        """Nodes that may hold KV of this answer."""
+        return self._hops.nodes
 
     def wakeup(self) -> float | None:
         """Return when ``tick`` is due, or None when the session has ended."""
-        times = [self.request.deadline]
-        if self._state is State.OPENING:
-            times.append(self._open_until)
-        elif self._state is State.WAITING:
-            times.append(self._retry_at)
-        elif self._state is State.RUNNING and self._window.deadline is not None:
-            times.append(self._window.deadline)
-        return None if self._state is State.ENDED else min(times)
+        if self._state is State.ENDED:
+            return None
+        due = self._retry_at if self._state is State.WAITING else None
+        if self._leg is not None:
+            due = self._leg.deadline()
+        return self.request.deadline if due is None else min(due, self.request.deadline)
 
     # --- path and admission ---
 
     def path_found(self, path: ChosenPath, now: float) -> None:
-        if self._state is not State.FINDING:
-            return
-        self.path = self.last_path = path
-        self._orphaned_at = None
+        if self._state is State.FINDING:
+            self._orphaned_at = None
+            self._open(path, now, self._settings.open_seconds)
+
+    def _open(self, path: ChosenPath, now: float, patience: float) -> None:
+        """Take a path: hops that hold KV keep what they have, those that are on it no more are released."""
         self.epoch += 1
         self._state = State.OPENING
-        self._open_until = now + self._settings.open_seconds
-        self._unopened = set(range(len(path.hops)))
-        self._hits = []
+        self._embedding = False
+        if not self._sampling:
+            self._drafts = ()
+        self._effects.extend(self._hops.release_all_but(path.hops, self._blocks()))
+        self.last_path = path
+        self._leg = leg = Leg(
+            self.request,
+            path,
+            self.epoch,
+            settings=self._settings,
+            engine=self._engine,
+            effects=self._effects,
+            tokens=self._tokens,
+        )
+        self._hops.opening(path.hops, self.epoch)
         remaining = self.request.limit - len(self.accepted)
-        kv_tokens = self._total + min(max(remaining, 0), self._settings.reserve_tokens)
-        left = max(1, int((self.request.deadline - now) * 1000))
-        for index, hop in enumerate(path.hops):
-            message = OpenSession(
-                self.request.origin,
-                self.request.session,
-                self.epoch,
-                self.request.model,
-                path.dtype,  # type: ignore[arg-type]  # checked where records are read
-                path.hops,
-                index,
-                kv_tokens,
-                0,
-                left,
-                self._blocks(),
-            )
-            self._effects.append(Send(hop.node, message))
+        leg.open(
+            range(len(path.hops)),
+            keep=0 if self._scoring is not None or self._search.afresh else self._total - 1,
+            kv_tokens=self._total + min(max(remaining, 0), self._settings.reserve_tokens),
+            left_seconds=self.request.deadline - now,
+            blocks=self._blocks(),
+            until=now + patience,
+        )
 
     def path_missing(self, error: SwarmError, now: float) -> None:
         """No path avoids what failed: wait for room or for a node, or give up where neither may come."""
@@ -214,100 +191,117 @@ class OriginSession:
         if self._state is State.WAITING and not self._search.waits_for_room:
             self._find(now)
 
-    def opened(self, sender: NodeId, message: Opened) -> None:
-        hop = self._hop(message.index)
-        if (
-            self._state is not State.OPENING
-            or message.epoch != self.epoch
-            or hop is None
-            or hop.node != sender
-        ):
+    def opened(self, sender: NodeId, message: Opened, now: float) -> None:
+        leg = self._leg
+        if leg is None or self._state is not State.OPENING or not leg.opened(sender, message):
             self._drop("opened")
+        elif not leg.unopened:
+            self._fill_hops(leg, now)
+
+    def _fill_hops(self, leg: Leg, now: float) -> None:
+        """Every hop is open: those that lack KV get it."""
+        if not self._ready:
+            self._ready = True
+            self.cached_tokens = min(*leg.hits.values(), self._total - 1)
+            self._effects.append(Ready())
+        plan = leg.plan(self._total - 1)
+        if plan is None:
+            # A hop with window layers has forgotten what it would have to go back to.
+            self._search.begin_afresh()
+            self._open(leg.path, now, self._settings.open_seconds)
             return
-        if message.index not in self._unopened:
-            return
-        self._unopened.remove(message.index)
-        self._hits.append(message.hit_tokens)
-        if not self._unopened:
+        self._position = plan.position
+        self._state = State.FILLING
+        leg.fill(plan.flows, now)
+        self._run_if_filled(leg)
+
+    def _run_if_filled(self, leg: Leg) -> None:
+        if leg.filler.done:
             self._state = State.RUNNING
-            self._position = min(*self._hits, self._total - 1)
-            self.cached_tokens = max(self.cached_tokens, 0 if self._ready else self._position)
-            self._window = self._new_window(self.path.step_seconds if self.path else 0.0)
             if self.scoring is not None:
                 self.scoring.restart()
-            if not self._ready:
-                self._ready = True
-                self._effects.append(Ready())
             self._fill()
 
+    def filled(self, sender: NodeId, message: Filled, now: float) -> None:
+        """A hop has taken in what it lacked, up to a position."""
+        leg = self._leg
+        if leg is None or self._state is not State.FILLING or not leg.filled(sender, message, now):
+            self._drop("filled")
+        else:
+            self._run_if_filled(leg)
+
     def refused(self, sender: NodeId, message: Refused, now: float) -> None:
+        leg = self._leg
         if (
-            message.epoch != self.epoch
-            or self._state not in (State.OPENING, State.RUNNING)
-            or sender not in self.hop_nodes
+            leg is None
+            or message.epoch != leg.epoch
+            or self._state not in ON_A_PATH
+            or sender not in leg.nodes
         ):
             self._drop("refused")
-            return
-        if message.code == "unreachable" and message.next is not None:
+        elif message.code == "log_gap":
+            # No fault: it opens again, and this time says where its log begins.
+            self._search.gap()
+            self._open(leg.path, now, self._settings.open_seconds)
+        elif message.code == "unreachable" and message.next is not None:
             edge = (sender, message.next)
             self._search.avoid_edge(edge)
             self._effects.append(Shun(edge=edge))
+            self._recover(_refusal_error(sender, message), now, lost=(message.next,))
+        elif message.code == "full":
+            self._search.avoid(sender)
+            self._recover(_refusal_error(sender, message), now, lost=self.hop_nodes)
         else:
             self._search.avoid(sender)
-        if message.code == "full":
-            retry = max(1, message.retry_milliseconds // 1000)
-            error: SwarmError = OverloadedError(
-                f"Every path is full for now: {message.detail or 'no KV cache left'}.", retry
-            )
-        else:
-            error = PeerError(sender, f"refused the session ({message.code}) {message.detail}".rstrip())
-        self._recover(error, now)
+            self._recover(_refusal_error(sender, message), now, lost=(sender,))
 
     # --- steps ---
 
     def embedded(self, epoch: int, hidden: bytes, now: float) -> None:
         """The next chunk's embeddings are here."""
-        if epoch != self.epoch or self._state is not State.RUNNING:
+        leg = self._leg
+        if leg is None or epoch != leg.epoch:
             return
-        self._embedding = False
-        if self._drafts:
-            self._send_step(1 + len(self._drafts), "all", hidden, now)
-            return
-        count = self._chunk()
-        rows: Rows = "last" if self._position + count == self._total else "none"
-        self._send_step(count, rows if self._scoring is None else "all", hidden, now)
-        self._fill()
+        if self._state is State.FILLING:
+            leg.embedded(hidden, now)
+        elif self._state is State.RUNNING:
+            self._embedding = False
+            if self._drafts:
+                self._send_step(1 + len(self._drafts), "all", hidden, now)
+                return
+            count = self._chunk()
+            rows: Rows = "last" if self._position + count == self._total else "none"
+            self._send_step(count, rows if self._scoring is None else "all", hidden, now)
+            self._fill()
 
     def output(self, sender: NodeId, message: Output, payload: memoryview | bytes, now: float) -> None:
-        if message.epoch != self.epoch or self._state is not State.RUNNING or not self._window:
+        leg = self._leg
+        if leg is None or self._state is not State.RUNNING:
             self._drop("output_of_old_epoch")
             return
-        path = self.path
-        if path is None or sender != path.hops[-1].node:
-            self._drop("output_of_stranger")
+        if why := leg.why_not(sender, message):
+            self._drop(why)
             return
-        if message.step != self._window.expected:
-            self._drop("output_of_other_step")
-            return
-        rows = self._window.rows
-        size = rows * self.request.hidden_size * DTYPE_BYTES[path.dtype]
-        if message.count != rows or len(payload) != size or message.dtype != path.dtype:
+        rows, dtype = leg.window.rows, leg.path.dtype
+        size = rows * self.request.hidden_size * DTYPE_BYTES[dtype]
+        if message.count != rows or len(payload) != size or message.dtype != dtype:
             self._search.avoid(sender)
-            self._recover(PeerError(sender, "sent an output of the wrong size"), now)
+            self._recover(PeerError(sender, "sent an output of the wrong size"), now, lost=(sender,))
             return
-        self._window.answered(message.step, now)
+        leg.window.answered(message.step, now)
         self.times = message.times
         if rows and self._scoring is not None:
-            payload = self._score(self._scoring, rows, payload, path.dtype)
+            payload = self._score(self._scoring, rows, payload, dtype)
         if payload:
             self._sampling = True
-            self._effects.append(Sample(payload, path.dtype, self._drafts))
+            self._effects.append(Sample(payload, dtype, self._drafts))
         else:
             self._fill()
 
     def busy(self, sender: NodeId, message: Busy, now: float) -> None:
-        if message.epoch == self.epoch and sender in self.hop_nodes:
-            self._window.moved(now)
+        leg = self._leg
+        if leg is not None and message.epoch == leg.epoch and sender in leg.nodes:
+            leg.moved(now)
 
     def sampled(
         self, tokens: Sequence[int], logprobs: Sequence[object], next_hidden: bytes, now: float
@@ -342,7 +336,7 @@ class OriginSession:
         elif self._state is State.RUNNING:
             self._next(next_hidden, now)
         elif self._state is State.FINDING:
-            self._effects.append(self._search.wish())
+            self._wish()
 
     def scored(self, epoch: int, start: int, logprobs: Sequence[object]) -> None:
         """What rows of the prefill say of the prompt."""
@@ -353,23 +347,29 @@ class OriginSession:
         """The output could not be used: NaN, or a size that passed no check here."""
         self._sampling = False
         self._drafts = ()
-        if self._state is State.RUNNING and self.path is not None:
-            self._search.avoid(self.path.hops[-1].node)
-            self._recover(error, now)
+        if self._state is State.RUNNING and self._leg is not None:
+            # Whoever made it bad, its neighbours' KV may be bad too: nothing is kept.
+            self._search.avoid(self._leg.last)
+            self._recover(error, now, lost=self.hop_nodes)
         elif self._state is State.FINDING:
-            self._effects.append(self._search.wish())
+            self._wish()
 
     # --- faults and time ---
 
     def link_down(self, node: NodeId, now: float) -> None:
         """The link to a node broke or is suspect."""
-        if node in self.hop_nodes and self._state in (State.OPENING, State.RUNNING):
+        if node not in self.hop_nodes or self._state is State.ENDED:
+            return
+        if self._leg is not None and node in self._leg.nodes:
             self._search.avoid(node)
-            self._recover(PeerError(node, "the link to it broke"), now)
+            self._recover(PeerError(node, "the link to it broke"), now, lost=(node,))
+        else:
+            self._effects.extend(self._hops.release((node,), self._blocks()))
 
     def tick(self, now: float) -> None:
         if self._state is State.ENDED:
             return
+        leg = self._leg
         if now >= self.request.deadline:
             last = self._search.last_error
             waited = f" (last: {last})" if last else ""
@@ -378,15 +378,24 @@ class OriginSession:
             )
         elif self._state is State.WAITING and now >= self._retry_at:
             self._find(now)
-        elif self._state is State.OPENING and now >= self._open_until and self.path is not None:
-            late = [self.path.hops[index].node for index in sorted(self._unopened)]
+        elif leg is not None and leg.late(now):
+            self._late(leg, now)
+
+    def _late(self, leg: Leg, now: float) -> None:
+        """Leave who did not open in time; after a late step ask first who still answers at all."""
+        if self._state is State.OPENING:
+            late = [leg.path.hops[place].node for place in sorted(leg.unopened)]
             self._search.avoid(*late)
-            self._recover(StepTimeoutError(late[0], "did not answer OpenSession in time"), now)
-        elif self._state is State.RUNNING and self.path is not None and self._window.late(now):
-            self._search.avoid(*(self.hop_nodes - {self.request.origin}))
-            self._recover(
-                StepTimeoutError(self.path.hops[-1].node, "its path did not answer a step in time"), now
-            )
+            self._recover(StepTimeoutError(late[0], "did not answer OpenSession in time"), now, lost=late)
+            return
+        error = StepTimeoutError(leg.last, "its path did not answer a step in time")
+        if self._search.first_late():
+            self._recovering(error)
+            self._open(leg.path, now, self._settings.step_min_seconds)
+            return
+        others = self.hop_nodes - {self.request.origin}
+        self._search.avoid(*others)
+        self._recover(error, now, lost=others)
 
     def cancel(self) -> None:
         """The client is gone, or has enough: free every hop."""
@@ -398,6 +407,10 @@ class OriginSession:
     @property
     def _total(self) -> int:
         return len(self.request.prompt) + len(self.accepted)
+
+    def _tokens(self, start: int, end: int) -> Sequence[int]:
+        prompt = self.request.prompt
+        return [*prompt[start:end], *self.accepted[max(0, start - len(prompt)) : max(0, end - len(prompt))]]
 
     @property
     def _scoring(self) -> PromptScoring | None:
@@ -418,15 +431,6 @@ class OriginSession:
         """Names of the blocks before the last token, whose row is always computed."""
         return self._names.covering(self._total - 1) if self._names is not None else ()
 
-    def _hop(self, index: int) -> Hop | None:
-        return self.path.hops[index] if self.path and 0 <= index < len(self.path.hops) else None
-
-    def _new_window(self, step_seconds: float) -> StepWindow:
-        settings = self._settings
-        return StepWindow(
-            step_seconds=step_seconds, min_seconds=settings.step_min_seconds, factor=settings.step_factor
-        )
-
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
@@ -434,30 +438,34 @@ class OriginSession:
         self._state = State.FINDING
         self._retry_at = now
         if not self._sampling:
-            self._effects.append(self._search.wish())
+            self._wish()
 
-    def _recover(self, error: SwarmError, now: float) -> None:
+    def _wish(self) -> None:
+        self._effects.append(self._search.wish(self._hops.held))
+
+    def _recovering(self, error: SwarmError) -> None:
         self._search.failed(error)
-        self._release_hops()
         if self._ready:
             self.recoveries += 1
+
+    def _recover(self, error: SwarmError, now: float, *, lost: Iterable[NodeId]) -> None:
+        """Leave the path. What the hops not lost have stays there for the next one."""
+        self._recovering(error)
+        self._leave(lost)
         if self._search.exhausted:
             self._fail(error)
         else:
             self._find(now)
 
-    def _release_hops(self) -> None:
-        if self.path is None:
-            return
-        close = CloseSession(self.request.origin, self.request.session, self.epoch, self._blocks())
-        self._effects.extend(Send(node, close) for node in sorted(self.hop_nodes))
-        self.path = None
+    def _leave(self, lost: Iterable[NodeId]) -> None:
+        self._effects.extend(self._hops.release(lost, self._blocks()))
+        self._leg = None
         self._embedding = False
         if not self._sampling:
             self._drafts = ()
 
     def _end(self) -> None:
-        self._release_hops()
+        self._leave(self.hop_nodes)
         self._state = State.ENDED
 
     def _fail(self, error: SwarmError) -> None:
@@ -469,19 +477,13 @@ class OriginSession:
 
     def _fill(self) -> None:
         """Ask for the next chunk's embeddings while the window has room."""
-        if (
-            self._embedding
-            or self._position >= self._total
-            or len(self._window) >= self._engine.prefill_window
-        ):
+        leg = self._leg
+        if leg is None or self._embedding or self._position >= self._total:
             return
-        if self.path is None:
-            return
-        self._embedding = True
-        prompt = self.request.prompt
-        start, end = self._position, self._position + self._chunk()
-        tokens = [*prompt[start:end], *self.accepted[max(0, start - len(prompt)) : max(0, end - len(prompt))]]
-        self._effects.append(Embed(self.epoch, tokens, self.path.dtype))
+        if len(leg.window) < self._engine.prefill_window:
+            self._embedding = True
+            tokens = self._tokens(self._position, self._position + self._chunk())
+            self._effects.append(Embed(leg.epoch, tokens, leg.path.dtype))
 
     def _next(self, next_hidden: bytes, now: float) -> None:
         """Send the last accepted token on, followed by drafts where those may pay."""
@@ -489,26 +491,22 @@ class OriginSession:
         busiest = max((time.batch_rows for time in self.times), default=1)
         room = self.request.limit - len(self.accepted) - 1
         self._drafts = self.drafter.propose(rows_of_others=busiest - self._own_rows, room=room)
-        if self._drafts and self.path is not None:
+        leg = self._leg
+        if self._drafts and leg is not None:
             self._embedding = True
-            self._effects.append(Embed(self.epoch, (self.accepted[-1], *self._drafts), self.path.dtype))
+            self._effects.append(Embed(leg.epoch, (self.accepted[-1], *self._drafts), leg.path.dtype))
         else:
             self._send_step(1, "last", next_hidden, now)
 
     def _send_step(self, count: int, rows: Rows, hidden: bytes, now: float) -> None:
-        if self.path is None:
-            return
-        self._own_rows = count
-        step = Step(
-            self.request.origin,
-            self.request.session,
-            self.epoch,
-            self._window.sent(count, {"none": 0, "last": 1, "all": count}[rows], now),
-            self._position,
-            count,
-            self.request.hidden_size,
-            self.path.dtype,  # type: ignore[arg-type]  # checked where records are read
-            rows,
-        )
-        self._effects.append(Send(self.path.hops[0].node, step, hidden))
-        self._position += count
+        if self._leg is not None:
+            self._own_rows = count
+            self._leg.send_step(self._position, count, rows, hidden, now)
+            self._position += count
+
+
+def _refusal_error(sender: NodeId, message: Refused) -> SwarmError:
+    if message.code == "full":
+        retry = max(1, message.retry_milliseconds // 1000)
+        return OverloadedError(f"Every path is full for now: {message.detail or 'no KV cache left'}.", retry)
+    return PeerError(sender, f"refused the session ({message.code}) {message.detail}".rstrip())

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from swarm.errors import OverloadedError, SwarmError
+from swarm.protocol.messages import Hop
 from swarm.sessions.effects import Edge, FindPath
 from swarm.types import NodeId
 
 MAX_FRUITLESS_RECOVERIES = 3
+MAX_GAPS = 2
 
 
 class PathSearch:
@@ -18,6 +20,8 @@ class PathSearch:
         self._edges: set[Edge] = set()
         self._attempts = 0
         self._fruitless = 0
+        self._gaps = 0
+        self._late = False
 
     @property
     def waits_for_room(self) -> bool:
@@ -28,9 +32,26 @@ class PathSearch:
         """A request that fails on path after path must not walk through every replica."""
         return self._fruitless > MAX_FRUITLESS_RECOVERIES
 
-    def wish(self) -> FindPath:
+    @property
+    def afresh(self) -> bool:
+        """What hops hold has proved to be of no use: the next path begins with nothing."""
+        return self._gaps > MAX_GAPS
+
+    def wish(self, held: tuple[Hop, ...] = ()) -> FindPath:
         self._attempts += 1
-        return FindPath(frozenset(self._nodes), frozenset(self._edges), self._attempts)
+        return FindPath(frozenset(self._nodes), frozenset(self._edges), self._attempts, held)
+
+    def gap(self) -> None:
+        """A hop could not replay what it had said it could."""
+        self._gaps += 1
+
+    def begin_afresh(self) -> None:
+        self._gaps = MAX_GAPS + 1
+
+    def first_late(self) -> bool:
+        """Return whether this is the first late step since the last accepted token."""
+        first, self._late = not self._late, True
+        return first
 
     def avoid(self, *nodes: NodeId) -> None:
         self._nodes.update(nodes)
@@ -58,3 +79,5 @@ class PathSearch:
         self._nodes.clear()
         self._edges.clear()
         self._fruitless = 0
+        self._gaps = 0
+        self._late = False

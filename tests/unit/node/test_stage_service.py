@@ -40,6 +40,9 @@ class FakeEngine:
 
     def truncate(self, key: object, length: int) -> None: ...
 
+    def floor(self, key: object) -> int:
+        return 0
+
     def close(self, key: object, blocks: object = ()) -> None:
         self.closed.append(key)
 

@@ -18,11 +18,23 @@ import pytest
 from swarm.config import EngineSettings, SessionSettings
 from swarm.errors import NoPathError, ProtocolError, SwarmError
 from swarm.protocol.limits import PREFIX_BLOCK_TOKENS
-from swarm.protocol.messages import CloseSession, Hop, Opened, OpenSession, Output, Refused, Step
+from swarm.protocol.messages import (
+    CloseSession,
+    Filled,
+    Hop,
+    Opened,
+    OpenSession,
+    Output,
+    Refused,
+    Replay,
+    Step,
+)
 from swarm.sessions.effects import ChosenPath, Embed, Emit, Fail, FindPath, Finish, Ready, Sample, Score, Send
-from swarm.sessions.hop import Admit, HopKey, HopSession, HopSessions, Run
-from swarm.sessions.origin import OriginSession, Request
+from swarm.sessions.hop import HopSessions, ticket_of
+from swarm.sessions.hop_session import Admit, HopKey, HopSession, Resend, Run
+from swarm.sessions.origin import OriginSession
 from swarm.sessions.prefix import PrefixNames
+from swarm.sessions.request import Request
 from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
 
 MODEL = ModelId("org/hash", "0" * 64)
@@ -72,6 +84,9 @@ class FakeHop:
     kept: dict[bytes, bytes] = field(default_factory=dict)
     sessions: HopSessions = None  # type: ignore[assignment]
     started: int = 0
+    log_bytes: int = 1 << 28
+    computed: int = 0
+    """Tokens that went through this hop's layers, since it was started."""
 
     def start(self) -> None:
         self.started += 1
@@ -79,7 +94,14 @@ class FakeHop:
         self.alive = True
         self.kv = {}
         self.kept = {}
-        self.sessions = HopSessions(node=self.node, boot=self.boot, lease_seconds=12.0, max_per_origin=64)
+        self.computed = 0
+        self.sessions = HopSessions(
+            node=self.node,
+            boot=self.boot,
+            lease_seconds=12.0,
+            max_per_origin=64,
+            log_bytes=self.log_bytes,
+        )
 
 
 class World:
@@ -222,7 +244,8 @@ class World:
             ]
             if not fitting:
                 raise NoPathError(MODEL.name, [LayerSpan(layer, LAYERS)])
-            chosen = self.rng.choice(fitting)
+            held = [h for h in fitting if Hop(h.node, h.boot, LayerSpan(layer, h.span.end)) in wish.held]
+            chosen = self.rng.choice(held or fitting)
             hops.append(Hop(chosen.node, chosen.boot, LayerSpan(layer, chosen.span.end)))
             layer = chosen.span.end
         return ChosenPath(tuple(hops), DTYPE, 0.01)
@@ -240,6 +263,16 @@ class World:
                 decision = hop.sessions.step(sender, message, self.now)
                 if isinstance(decision, Run):
                     self._compute(hop, decision, payload)
+            elif isinstance(message, Replay):
+                answer = hop.sessions.replay(sender, message)
+                if isinstance(answer, Resend):
+                    self.send(
+                        receiver,
+                        answer.receiver,
+                        lambda: self.deliver(receiver, answer.receiver, answer.message, answer.payload),
+                    )
+                elif isinstance(answer, Refused):
+                    self.to_origin(hop, answer)
             elif isinstance(message, CloseSession):
                 for session in hop.sessions.close(sender, message):
                     self._close(hop, session, message)
@@ -250,9 +283,13 @@ class World:
         decision = hop.sessions.open(sender, message)
         answer: object = decision
         if isinstance(decision, Admit):
-            found = next((hop.kept[name] for name in reversed(message.blocks) if name in hop.kept), b"")
-            hop.kv[decision.key] = found
-            hit = len(found) // (HIDDEN * 2)
+            hit = 0
+            if decision.known and decision.keep:
+                hop.kv[decision.key] = hop.kv[decision.key][: decision.keep * HIDDEN * 2]
+            else:
+                found = next((hop.kept[name] for name in reversed(message.blocks) if name in hop.kept), b"")
+                hop.kv[decision.key] = found
+                hit = len(found) // (HIDDEN * 2)
             answer = hop.sessions.admitted(decision, message, self.now, hit_tokens=hit)
         if isinstance(answer, Opened | Refused):
             self.to_origin(hop, answer)
@@ -273,10 +310,18 @@ class World:
                 return
             kept = hop.kv.get(session.key, b"")[: step.position * HIDDEN * 2]
             kv = hop.kv[session.key] = kept + payload
-            found = hop.sessions.finished(session.key, step.epoch, step.step)
+            hop.computed += step.count
+            found = hop.sessions.finished(session.key, step.epoch, ticket_of(step))
             if found is None:
                 return
-            if session.is_last:
+            if not session.is_last:
+                hop.sessions.computed(session, step, payload)
+            if step.fill_until == session.place + 1:
+                end = step.position + step.count
+                self.to_origin(
+                    hop, Filled(step.origin, step.session, step.epoch, step.step, end, session.place)
+                )
+            elif session.is_last:
                 wanted = {"none": 0, "last": 1, "all": step.count}[step.rows]
                 ends = range(len(kv) - (wanted - 1) * HIDDEN * 2, len(kv) + 1, HIDDEN * 2) if wanted else ()
                 rows = b"".join(embed(next_token(kv[:end], self.vocabulary)) for end in ends)
@@ -292,7 +337,7 @@ class World:
                 after = session.downstream
                 onward = Step(
                     step.origin, step.session, step.epoch, step.step, step.position, step.count, HIDDEN,
-                    DTYPE, step.rows, (), 0, session.key.place + 1,
+                    DTYPE, step.rows, (), step.fill_until, session.place + 1,
                 )  # fmt: skip
                 self.send(hop.node, after, lambda: self.deliver(hop.node, after, onward, payload))
 
@@ -301,7 +346,9 @@ class World:
     def to_origin(self, hop: FakeHop, message: object, payload: bytes = b"") -> None:
         def arrive() -> None:
             if isinstance(message, Opened):
-                self.core.opened(hop.node, message)
+                self.core.opened(hop.node, message, self.now)
+            elif isinstance(message, Filled):
+                self.core.filled(hop.node, message, self.now)
             elif isinstance(message, Refused):
                 self.core.refused(hop.node, message, self.now)
             elif isinstance(message, Output):

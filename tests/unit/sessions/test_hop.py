@@ -6,7 +6,8 @@ import pytest
 
 from swarm.errors import ProtocolError
 from swarm.protocol.messages import CloseSession, Hop, Need, OpenSession, Refused, Renew, Step
-from swarm.sessions.hop import Admit, Ask, Drop, HopKey, HopSessions, Resend, Run
+from swarm.sessions.hop import HopSessions
+from swarm.sessions.hop_session import Admit, Ask, Drop, HopKey, Resend, Run
 from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
 
 ME, BEFORE, AFTER, ORIGIN, STRANGER = (
@@ -20,7 +21,7 @@ HOPS = (
     Hop(ME, BOOT, LayerSpan(2, 4)),
     Hop(AFTER, BootId(b"abootaaa"), LayerSpan(4, 6)),
 )
-KEY = HopKey(ORIGIN, SESSION, 1)
+KEY = HopKey(ORIGIN, SESSION, 2)
 
 
 def opening(
@@ -117,11 +118,13 @@ def test_frames_of_another_epoch_do_nothing(sessions):
 def test_a_higher_epoch_truncates_and_forgets_the_results_of_the_old_one(sessions):
     admitted(sessions, opening())
     sessions.step(BEFORE, step(0, 0, 5), 0.0)
-    decision = sessions.open(ORIGIN, opening(epoch=2, keep=3))
+    sessions.finished(KEY, 1, 0)
+    sessions.step(BEFORE, step(1, 5, 2), 0.0)
+    decision = sessions.open(ORIGIN, opening(epoch=2, keep=6))
     assert isinstance(decision, Admit)
-    assert (decision.known, decision.keep) == (True, 3)
-    sessions.admitted(decision, opening(epoch=2, keep=3), 0.0)
-    assert sessions.finished(KEY, 1, 0) is None
+    assert (decision.known, decision.keep) == (True, 5), "what is still being computed is not kept"
+    assert sessions.admitted(decision, opening(epoch=2, keep=6), 0.0).kv_length == 5
+    assert sessions.finished(KEY, 1, 1) is None
 
 
 def test_a_result_belongs_to_the_step_that_asked_for_it(sessions):
