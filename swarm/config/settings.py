@@ -194,6 +194,11 @@ class SessionSettings:
     draft_tokens: int = knob(
         7, "Most tokens guessed ahead by prompt lookup and checked in one step; 0 switches that off."
     )
+    recovery: str = knob(
+        "replay",
+        "replay: after a fault only lost layers compute again; prefill: all do (to compare, or to rule replay out).",
+        choices=("replay", "prefill"),
+    )
     output_log_bytes: int = knob(
         256 * MIB,
         "Memory for what this node sent on to next hops, kept to refill a hop that takes a lost one's place; the "

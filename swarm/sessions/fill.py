@@ -21,7 +21,7 @@ class HopState:
 
     length: int
     log_from: int = -1
-    """-1: nothing can be replayed."""
+    """-1: it never replays."""
     floor: int = 0
     layers: int = 1
 
@@ -68,7 +68,7 @@ def plan(hops: Sequence[HopState], target: int, *, fixed: frozenset[int] = froze
 
 def _flows(hops: Sequence[HopState], position: int, fixed: frozenset[int]) -> tuple[Flow, ...] | None:
     """Bring every hop to ``position``: those that have least first, the last of them and its equal neighbours."""
-    lengths = [hop.length for hop in hops]
+    lengths, logs = [hop.length for hop in hops], [hop.log_from for hop in hops]
     if any(length > position and position < hops[at].floor for at, length in enumerate(lengths)):
         return None
     flows: list[Flow] = []
@@ -78,14 +78,15 @@ def _flows(hops: Sequence[HopState], position: int, fixed: frozenset[int]) -> tu
         while first > 0 and lengths[first - 1] == least:
             first -= 1
         source = first - 1
-        if source >= 0 and not 0 <= hops[source].log_from <= least:
+        if source >= 0 and not 0 <= logs[source] <= least:
             if source in fixed or least < hops[source].floor:
                 return None
             lengths[source] = least  # it can't say what it sent on, so it computes it again
             continue
         end = min(position, lengths[source] if source >= 0 else position)
         flows.append(Flow(source, least, end, last + 1))
-        lengths[first : last + 1] = [end] * (last + 1 - first)
+        for at in range(first, last + 1):
+            lengths[at], logs[at] = end, min(logs[at], least)
     return tuple(flows)
 
 

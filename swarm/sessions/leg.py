@@ -7,7 +7,7 @@ owner looks up.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarm.config import EngineSettings, SessionSettings
 from swarm.protocol.messages import Filled, Hop, Opened, OpenSession, Output, Replay, Rows, Step
@@ -179,8 +179,7 @@ class Leg:
             return False
         for place in range(chunk.flow.source + 1, chunk.flow.until):
             state = self.states[place]
-            log_from = min(state.log_from, chunk.start) if state.log_from >= 0 else chunk.start
-            self.states[place] = HopState(chunk.end, log_from, state.floor, state.layers)
+            self.states[place] = replace(state, length=chunk.end, log_from=min(state.log_from, chunk.start))
         self.go_on_filling(now)
         return True
 

@@ -158,7 +158,7 @@ class OriginSession:
         remaining = self.request.limit - len(self.accepted)
         leg.open(
             range(len(path.hops)),
-            keep=0 if self._scoring is not None or self._search.afresh else self._total - 1,
+            keep=self._total - 1 if self._keeps else 0,
             kv_tokens=self._total + min(max(remaining, 0), self._settings.reserve_tokens),
             left_seconds=self.request.deadline - now,
             blocks=self._blocks(),
@@ -426,6 +426,11 @@ class OriginSession:
         if tokens:
             self._effects.append(Score(self.epoch, start, payload[:cut], dtype, tokens))
         return payload[cut:]
+
+    @property
+    def _keeps(self) -> bool:
+        """Whether hops may go on from the KV they have: not while every row of the prompt is wanted."""
+        return self._scoring is None and not self._search.afresh and self._settings.recovery == "replay"
 
     def _blocks(self) -> tuple[bytes, ...]:
         """Names of the blocks before the last token, whose row is always computed."""
