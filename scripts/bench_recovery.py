@@ -3,8 +3,9 @@
 
 Three spans; the middle one has two holders, and the one that computes is killed (SIGKILL) in the middle of an answer.
 Two front doors share the hops: one recovers by replay, the other lets every hop compute everything again. The pause is
-the longest silence of the stream after the kill; the texts before and after the loss must be what an undisturbed
-answer is (float32, greedy).
+the longest silence of the stream after the kill; the texts of both must be equal (float32, greedy). Beside it stands
+the processor time that all hops spent from the kill to the end: hops on machines of their own prefill at the same
+time, so re-prefill costs others more than it costs the answer itself.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import statistics
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +27,7 @@ if __name__ == "__main__":
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 import httpx
+import psutil
 
 from bench_serving import prompt_of
 from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, wait_for
@@ -95,10 +98,18 @@ class Bench:
             for span in member["spans"]
         )
 
+    def processor_seconds(self) -> float:
+        alive = [
+            node for node in self.swarm.nodes if node.process is not None and node.process.poll() is None
+        ]
+        times = [psutil.Process(node.pid).cpu_times() for node in alive]
+        return sum(time.user + time.system for time in times)
+
     def pause(self, mode: str, prompt: str) -> tuple[float, float, str]:
-        """Lose a span in one answer; return the pause, the usual time between tokens, and the text."""
+        """Lose a span in one answer; return the pause, the processor seconds after it, and the text."""
         door = self.doors[mode]
         killed: list[NodeProcess] = []
+        spent: list[float] = []
 
         def kill(route: str) -> None:
             identity = next(hop.split("=")[0].strip() for hop in route.split(",") if MIDDLE in hop)
@@ -106,12 +117,18 @@ class Bench:
             name = next(m["name"] for m in state["members"] if m["node"].startswith(identity))
             killed.extend(node for node in self.middle if node.name == name)
             killed[0].kill()
+            spent.append(self.processor_seconds())
 
         text, times = stream(door, prompt, self.tokens, self.tokens // 2, kill)
-        gaps = [after - before for before, after in zip(times, times[1:], strict=False)]
+        gaps = [after - before for before, after in pairwise(times)]
         after = gaps[self.tokens // 2 - 1 :]
+        spent.append(self.processor_seconds())
         killed[0].start()
-        return max(after), statistics.median(gaps), text
+        return max(after), spent[1] - spent[0], text
+
+
+def _spread(figures: list[float]) -> str:
+    return f"{min(figures):.2f} / {statistics.median(figures):.2f} / {max(figures):.2f}"
 
 
 def main() -> int:
@@ -127,27 +144,25 @@ def main() -> int:
             bench = Bench(swarm, args)
             bench.start()
             pauses: dict[str, list[float]] = {mode: [] for mode in MODES}
+            work: dict[str, list[float]] = {mode: [] for mode in MODES}
             for number in range(args.repeats):
                 prompt = prompt_of(args.prompt, number + 1)
                 texts = set()
                 for mode in MODES:
                     bench.whole()
-                    pause, usual, text = bench.pause(mode, prompt)
+                    pause, seconds, text = bench.pause(mode, prompt)
                     pauses[mode].append(pause)
+                    work[mode].append(seconds)
                     texts.add(text)
-                    print(f"{mode:8} pause {pause:6.3f} s (usual {usual * 1e3:.0f} ms a token)", flush=True)
+                    print(f"{mode:8} pause {pause:6.3f} s, processors {seconds:6.2f} s", flush=True)
                 if len(texts) > 1:
                     print("the texts differ")
                     return 1
-            for mode, found in pauses.items():
-                low, middle, high = min(found), statistics.median(found), max(found)
-                print(
-                    f"{mode:8} {low:.3f} / {middle:.3f} / {high:.3f} s (min / median / max of {len(found)})"
-                )
-            ratios = [b / a for a, b in zip(*(pauses[mode] for mode in MODES), strict=True)]
-            print(
-                f"re-prefill takes {min(ratios):.1f} / {statistics.median(ratios):.1f} / {max(ratios):.1f} x as long"
-            )
+            for what, figures in (("pause", pauses), ("processors", work)):
+                for mode, found in figures.items():
+                    print(f"{what:10} {mode:8} {_spread(found)} s (min / median / max of {len(found)})")
+                ratios = [b / a for a, b in zip(*(figures[mode] for mode in MODES), strict=True)]
+                print(f"{what:10} re-prefill to replay {_spread(ratios)}")
         finally:
             swarm.stop()
     return 0

@@ -14,7 +14,18 @@ from swarm.net.tls import make_certificate
 from swarm.protocol.codec import encode
 from swarm.protocol.handshake import ClientHandshake, ServerHandshake
 from swarm.protocol.identity import Keyring, NodeKey, SwarmSecret, sign_record, verify
-from swarm.protocol.messages import Heartbeat, HopTime, Step
+from swarm.protocol.messages import (
+    AnyMessage,
+    CloseSession,
+    Drain,
+    Filled,
+    Heartbeat,
+    HopTime,
+    Opened,
+    Refused,
+    Replay,
+    Step,
+)
 from swarm.types import Address, BootId, NodeId, SessionId
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "wire.json"
@@ -23,6 +34,17 @@ SERVER = NodeKey.from_seed(bytes(range(32)))
 CLIENT = NodeKey.from_seed(bytes(range(32, 64)))
 SECRET = SwarmSecret(bytes(range(64, 96)))
 CERTIFICATE = b"any certificate: only its bytes count here"
+
+
+ORIGIN, SESSION = NodeId("a" * 32), SessionId(b"s" * 16)
+RECOVERY: dict[str, AnyMessage] = {
+    "opened": Opened(ORIGIN, SESSION, 2, 96, 32, 0, 1, 64),
+    "refused": Refused(ORIGIN, SESSION, 2, "log_gap", 0, "why", None, 1),
+    "close": CloseSession(ORIGIN, SESSION, 2, (b"n" * 16,), 1),
+    "replay": Replay(ORIGIN, SESSION, 2, 0, 5, 64, 32, 2, NodeId("b" * 32), 3, 1),
+    "filled": Filled(ORIGIN, SESSION, 3, 5, 96, 1, (HopTime(5, 6, 7),)),
+    "drain": Drain((SESSION,)),
+}
 
 
 def transcript() -> dict[str, str]:
@@ -70,7 +92,13 @@ def transcript() -> dict[str, str]:
         "ready": ready.hex(),
         "heartbeat": b"".join(heartbeat_frame).hex(),
         "step": b"".join(step_frame).hex(),
+        **{name: _frame(message) for name, message in RECOVERY.items()},
     }
+
+
+def _frame(message: AnyMessage) -> str:
+    (frame,) = encode(message, number=6, part_bytes=65536)
+    return b"".join(frame).hex()
 
 
 @pytest.fixture(scope="module")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from swarm.errors import ProtocolError
-from swarm.protocol.messages import CloseSession, Hop, Need, OpenSession, Refused, Renew, Step
-from swarm.sessions.hop import HopSessions
+from swarm.protocol.messages import CloseSession, Hop, Need, OpenSession, Refused, Renew, Replay, Step
+from swarm.sessions.hop import HopSessions, ticket_of
 from swarm.sessions.hop_session import Admit, Ask, Drop, HopKey, Resend, Run
 from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
 
@@ -32,6 +32,26 @@ def opening(
 
 def step(number: int, position: int, count: int = 1, *, epoch: int = 1, dtype: str = "bfloat16") -> Step:
     return Step(ORIGIN, SESSION, epoch, number, position, count, 8, dtype, "last", index=1)  # type: ignore[arg-type]
+
+
+def fill(number: int, position: int, count: int = 1, *, until: int = 2, epoch: int = 1) -> Step:
+    return Step(
+        ORIGIN, SESSION, epoch, number, position, count, 8, "bfloat16", "none", fill_until=until, index=1
+    )
+
+
+def replay(position: int, count: int, *, epoch: int = 1, index: int = 1, to_index: int = 2) -> Replay:
+    return Replay(ORIGIN, SESSION, epoch, index, 4, position, count, to_index + 1, AFTER, 9, to_index)
+
+
+def compute(sessions: HopSessions, message: Step) -> None:
+    """Run a step to its end, with rows that say their position."""
+    run = sessions.step(BEFORE, message, 0.0)
+    assert isinstance(run, Run)
+    found = sessions.finished(KEY, message.epoch, ticket_of(message))
+    assert found is not None
+    rows = b"".join(bytes([position]) * 16 for position in range(message.position, run.session.length))
+    sessions.computed(run.session, message, rows)
 
 
 @pytest.fixture
@@ -198,3 +218,120 @@ def test_a_step_of_another_dtype_breaks_the_link(sessions):
     admitted(sessions, opening())
     with pytest.raises(ProtocolError):
         sessions.step(BEFORE, step(0, 0, dtype="float32"), 0.0)
+
+
+def test_what_was_sent_on_is_replayed_to_whom_the_origin_names(sessions):
+    admitted(sessions, opening())
+    compute(sessions, step(0, 0, 5))
+    compute(sessions, step(1, 5))
+    decision = sessions.replay(ORIGIN, replay(3, 3))
+    assert isinstance(decision, Resend)
+    assert (decision.receiver, decision.again) == (AFTER, False)
+    sent = decision.message
+    assert isinstance(sent, Step)
+    assert (sent.epoch, sent.step, sent.position, sent.count, sent.hidden) == (9, 4, 3, 3, 8)
+    assert (sent.fill_until, sent.index) == (3, 2)
+    assert decision.payload == b"\x03" * 16 + b"\x04" * 16 + b"\x05" * 16
+
+
+@pytest.mark.parametrize("sender", [BEFORE, AFTER, STRANGER])
+def test_only_the_origin_has_something_replayed(sessions, sender):
+    admitted(sessions, opening())
+    compute(sessions, step(0, 0, 5))
+    with pytest.raises(ProtocolError):
+        sessions.replay(sender, replay(0, 5))
+
+
+@pytest.mark.parametrize("wish", [replay(0, 6), replay(5, 1)])
+def test_rows_that_are_not_held_are_a_log_gap_and_the_session_stays(sessions, wish):
+    admitted(sessions, opening())
+    compute(sessions, step(0, 0, 5))
+    decision = sessions.replay(ORIGIN, wish)
+    assert isinstance(decision, Refused)
+    assert (decision.code, decision.index) == ("log_gap", 1)
+    assert sessions.get(KEY) is not None
+
+
+def test_a_replay_of_another_epoch_does_nothing(sessions):
+    admitted(sessions, opening(epoch=3))
+    assert isinstance(sessions.replay(ORIGIN, replay(0, 1, epoch=2)), Drop)
+    assert isinstance(sessions.replay(ORIGIN, replay(0, 1, epoch=3, index=0)), Drop)
+
+
+@pytest.mark.parametrize("wish", [replay(0, 0), replay(-1, 1), replay(0, 1 << 20), replay(0, 1, to_index=-1)])
+def test_a_replay_out_of_range_breaks_the_link(sessions, wish):
+    admitted(sessions, opening())
+    with pytest.raises(ProtocolError):
+        sessions.replay(ORIGIN, wish)
+
+
+def test_steps_that_fill_are_counted_apart_and_come_first(sessions):
+    admitted(sessions, opening())
+    compute(sessions, fill(0, 0, 4))
+    compute(sessions, fill(3, 4, 4))
+    compute(sessions, step(0, 8))
+    late = sessions.step(BEFORE, fill(4, 8), 0.0)
+    assert isinstance(late, Drop)
+    assert isinstance(sessions.replay(ORIGIN, replay(0, 9)), Resend)
+
+
+def test_a_fill_after_a_gap_is_dropped_and_one_from_another_sender_breaks_the_link(sessions):
+    admitted(sessions, opening())
+    assert isinstance(sessions.step(BEFORE, fill(0, 3), 0.0), Drop)
+    with pytest.raises(ProtocolError):
+        sessions.step(AFTER, fill(0, 0), 0.0)
+    for until in (1, 4):
+        with pytest.raises(ProtocolError):
+            sessions.step(BEFORE, fill(0, 0, until=until), 0.0)
+
+
+def test_a_session_keeps_its_kv_and_log_when_its_place_in_the_path_changes(sessions):
+    admitted(sessions, opening())
+    compute(sessions, step(0, 0, 5))
+    longer = (HOPS[0], Hop(STRANGER, BootId(b"sbootsss"), LayerSpan(1, 2)), *HOPS[1:])
+    moved = opening(epoch=2, keep=5, hops=longer, index=2)
+    decision = sessions.open(ORIGIN, moved)
+    assert isinstance(decision, Admit)
+    opened = sessions.admitted(decision, moved, 0.0)
+    assert (opened.kv_length, opened.log_from, opened.index) == (5, 0, 2)
+    assert isinstance(sessions.replay(ORIGIN, replay(0, 5, epoch=2, index=2, to_index=3)), Resend)
+    assert isinstance(sessions.step(BEFORE, step(0, 5, epoch=2), 0.0), Drop), "nobody stands there any more"
+
+
+def test_another_span_of_a_session_begins_with_nothing(sessions):
+    admitted(sessions, opening())
+    compute(sessions, step(0, 0, 5))
+    wider = (HOPS[0], Hop(ME, BOOT, LayerSpan(2, 5)), Hop(AFTER, BootId(b"abootaaa"), LayerSpan(5, 6)))
+    decision = sessions.open(ORIGIN, opening(epoch=2, keep=5, hops=wider))
+    assert decision == Admit(KEY, 0, False)
+    sessions.admitted(decision, opening(epoch=2, keep=5, hops=wider), 0.0)
+    assert sessions.log_bytes == 0
+
+
+def test_the_longest_log_gives_way_and_the_accounts_are_right():
+    sessions = HopSessions(node=ME, boot=BOOT, lease_seconds=12.0, max_per_origin=8, log_bytes=2000)
+    other = OpenSession(ORIGIN, SessionId(b"o" * 16), 1, MODEL, "bfloat16", HOPS, 1, 64, 0, 1000)
+    admitted(sessions, other)
+    small = sessions.get(HopKey(ORIGIN, SessionId(b"o" * 16), 2))
+    assert small is not None
+    sessions.computed(small, step(0, 0), bytes(16))
+    admitted(sessions, opening())
+    for number in range(20):
+        compute(sessions, step(number, number))
+    assert sessions.logs_dropped
+    long = sessions.get(KEY)
+    assert long is not None
+    assert small.log.rows(0, 1) is not None
+    assert long.log.start > 0
+    assert sessions.log_bytes == small.log.bytes + long.log.bytes
+    sessions.close(ORIGIN, CloseSession(ORIGIN, SESSION, 1))
+    assert sessions.log_bytes == small.log.bytes
+
+
+def test_one_place_of_a_session_can_be_closed(sessions):
+    hops = (Hop(ME, BOOT, LayerSpan(0, 1)), HOPS[0], Hop(ME, BOOT, LayerSpan(5, 6)))
+    for index in (0, 2):
+        admitted(sessions, opening(hops=hops, index=index))
+    (ended,) = sessions.close(ORIGIN, CloseSession(ORIGIN, SESSION, 1, index=2))
+    assert ended.place == 2
+    assert len(sessions) == 1
