@@ -126,6 +126,10 @@ def test_losses_in_a_row_with_logs_of_any_size_change_no_token(
         run.at(when, lambda n=name: run.kill(n))
         run.at(when + 0.7, lambda n=name: run.start(n))
     run.run()
-    assert run.error is None
-    assert run.emitted == undisturbed(prompt, TOKENS, vocabulary)
+    text = undisturbed(prompt, TOKENS, vocabulary)
     assert run.violations == []
+    if run.error is None:
+        assert run.emitted == text
+    else:
+        assert len(kills) > 3, "four losses in a row without a token between them end an answer, fewer do not"
+        assert run.emitted == text[: len(run.emitted)]
