@@ -23,7 +23,13 @@ RETRY_SECONDS = 0.25
 """About so often a full swarm is asked again when no answer of this door has ended: others' may have."""
 _SMOOTHING = 0.1
 
+_TOO_MANY = "too many requests wait for room already"
+
 T = TypeVar("T")
+
+
+class _DisplacedError(Exception):
+    """Another key's request took this one's place in the queue."""
 
 
 @dataclass(eq=False, slots=True)
@@ -64,7 +70,7 @@ class Admission:
 
     @property
     def waiting(self) -> int:
-        """How many requests wait for room now."""
+        """How many requests wait for their turn now; up to MAX_OPENING that are trying may come back to them."""
         return sum(len(one.line) for one in self._lines.values())
 
     @property
@@ -89,8 +95,8 @@ class Admission:
         loop = asyncio.get_running_loop()
         one = self._lines.setdefault(line, _OneLine(line, Line(self._held)))
         waiting = Waiting(place.scope, place.tokens)
-        if self.waiting >= self._max_waiting:
-            raise self._overloaded(one, place.scope, f"{self.waiting} requests wait for room already", None)
+        if self.waiting >= self._max_waiting and not self._displace(place.scope):
+            raise self._overloaded(one, place.scope, _TOO_MANY, None)
         until = loop.time() + min(self._queue_seconds, seconds)
         one.line.add(waiting)
         try:
@@ -107,6 +113,8 @@ class Admission:
         except TimeoutError:
             waited = min(self._queue_seconds, seconds)
             raise self._overloaded(one, place.scope, f"no room within {waited:g} s", None) from None
+        except _DisplacedError:
+            raise self._overloaded(one, place.scope, _TOO_MANY, None) from None
         finally:
             one.line.remove(waiting)
             self._next(one)
@@ -135,11 +143,26 @@ class Admission:
             async with asyncio.timeout_at(until):
                 await turn
         except BaseException:
-            if turn.done() and not turn.cancelled():
+            if turn.done() and not turn.cancelled() and turn.exception() is None:
                 one.opening -= 1
             raise
         finally:
             del one.turns[waiting]
+
+    def _displace(self, scope: str) -> bool:
+        """Let a newcomer take the place of the last of the key that waits with the most, if it has fewer.
+
+        Else one key could fill the whole queue (the buffer stealing of McKenney's stochastic fairness queueing, 1990).
+        """
+        waiting = sum(one.line.waiting(scope) for one in self._lines.values())
+        ends = [(last, one) for one in self._lines.values() if (last := one.line.longest()) is not None]
+        last, one = max(ends, key=lambda end: end[1].line.waiting(end[0].scope))
+        if one.line.waiting(last.scope) <= waiting + 1:
+            return False
+        one.line.remove(last)
+        if not one.turns[last].done():
+            one.turns[last].set_exception(_DisplacedError())
+        return True
 
     async def _attempt(self, one: _OneLine, waiting: Waiting, attempt: Callable[[], Awaitable[T]]) -> T:
         try:

@@ -75,9 +75,17 @@ class Line:
             queue.remove(waiting)
             self._tidy(waiting.scope)
 
+    def waiting(self, scope: str) -> int:
+        return len(self._waiting.get(scope, ()))
+
+    def longest(self) -> Waiting | None:
+        """Return the last request of the key that waits with the most."""
+        queue = max(self._waiting.values(), key=len, default=None)
+        return queue[-1] if queue else None
+
     def place(self, scope: str) -> int:
         """Return how many rooms must come free before a newcomer of ``scope`` gets one."""
-        own = len(self._waiting.get(scope, ()))
+        own = self.waiting(scope)
         return (
             1 + own + sum(min(len(queue), own + 1) for name, queue in self._waiting.items() if name != scope)
         )
