@@ -25,7 +25,7 @@ async def test_wishes_for_the_path_reach_the_node() -> None:
     assert request.trust == {"anna", "b" * 32}
     assert request.max_hops == 2
     assert request.prefer == "throughput"
-    assert request.deadline_seconds == 5
+    assert request.deadline_seconds == pytest.approx(5, abs=2)  # less what it waited for its turn
 
 
 async def test_without_wishes_every_node_may_be_used_for_latency() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -109,6 +111,26 @@ class NodeProcess:
             self.process.kill()
             self.process.wait()
 
+    def pause(self) -> None:
+        """SIGSTOP: the process does nothing and its connections stay."""
+        if self.process is not None:
+            self.process.send_signal(signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        if self.process is not None:
+            self.process.send_signal(signal.SIGCONT)
+
+    def restart(self) -> None:
+        """Start the same node again, with its identity; what ran is killed if it has not ended."""
+        self.kill()
+        self.start()
+
+    @property
+    def node_id(self) -> str:
+        """What it says of itself in its log; empty before that."""
+        found = re.search(r"^Node (\S+) \(", self.log, re.MULTILINE)
+        return found[1] if found else ""
+
     def stop(self) -> None:
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
@@ -172,6 +194,24 @@ class SwarmProcesses:
         if start:
             node.start()
         return node
+
+    def on_route(self, route: str, layer: int) -> NodeProcess:
+        """The process that computes ``layer`` on a route as the header x-swarm-route says it."""
+        for hop in route.split(","):
+            identity, _, span = hop.strip().partition("=")
+            start, _, end = span.partition(":")
+            if int(start) <= layer < int(end):
+                return next(node for node in self.nodes if node.node_id.startswith(identity))
+        raise ValueError(f"nobody computes layer {layer} on {route}")
+
+    def holders(self, door: NodeProcess, span: str) -> int:
+        """How many nodes hold exactly ``span`` and get new sessions, as ``door`` sees it."""
+        _, state = door.get("/swarm/state")
+        members = state["members"] if state else []
+        return sum(
+            member["routable"] and any(held["layers"] == span for held in member["spans"])
+            for member in members
+        )
 
     def wait_servable(self, nodes: Sequence[NodeProcess] | None = None) -> None:
         """Wait until every front door says that its model can be served."""
