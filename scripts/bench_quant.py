@@ -40,7 +40,9 @@ from swarm.engine.params import SamplingParams
 from swarm.engine.sampling import Sampler
 from swarm.engine.stage import Stage
 from swarm.engine.worker import Engine
-from swarm.models.loader import load_ends, load_span, torch_dtype
+from swarm.models.architecture import torch_dtype
+from swarm.models.ends import load_ends
+from swarm.models.loader import load_span
 from swarm.models.store import LocalModel, ModelStore
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.types import LayerSpan

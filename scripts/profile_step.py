@@ -23,7 +23,9 @@ from swarm.config import EngineSettings
 from swarm.engine.attention import ATTENTION, Segment
 from swarm.engine.ends import Ends
 from swarm.engine.stage import Stage
-from swarm.models.loader import load_ends, load_span, torch_dtype
+from swarm.models.architecture import torch_dtype
+from swarm.models.ends import load_ends
+from swarm.models.loader import load_span
 from swarm.models.store import ModelStore
 from swarm.types import LayerSpan
 

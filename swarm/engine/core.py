@@ -216,7 +216,9 @@ class ComputeCore:
     def _apply_cuts(self) -> None:
         for cut in self._scheduler.due_cuts():
             sequence = self._sequences[cut.key][1] if cut.key in self._sequences else None
-            if sequence is not None and sequence.kv is not None and cut.length >= sequence.kv.floor:
+            if sequence is None or sequence.kv is None:
+                continue
+            if cut.length == 0 or cut.length >= sequence.kv.floor:
                 sequence.kv.truncate(cut.length)
 
     def _step(self, batch: Sequence[Waiting]) -> list[StepResult]:
@@ -239,7 +241,7 @@ class ComputeCore:
         stage = self.stages[stage_key]
         try:
             parts = [(w.job.hidden, w.job.count, w.job.dtype) for w in good]
-            packed = pack_rows(parts, stage.hidden_size, stage.dtype, stage.device)
+            packed = pack_rows(parts, stage.width_into(sequence.part), stage.dtype, stage.device)
             out = stage.forward(sequence.part, packed, segments)
             finite = bool(torch.isfinite(out).all())
             results.extend(self._answers(good, segments, out, finite, began))
@@ -260,7 +262,7 @@ class ComputeCore:
         if known is None or stage is None:
             raise EngineError("the sequence is not open")
         sequence = known[1]
-        check_payload(job.hidden, job.count, stage.hidden_size, job.dtype)
+        check_payload(job.hidden, job.count, stage.width_into(sequence.part), job.dtype)
         length = sequence.kv.length if sequence.kv is not None else 0
         if not 0 <= job.position <= length:
             raise EngineError(f"a step at token {job.position} of a sequence of {length}")
@@ -298,7 +300,7 @@ class ComputeCore:
             results.append(
                 StepResult(
                     job.tag, job.key, job.position, len(rows), hidden, job.dtype,
-                    began - waiting.since, seconds, len(out),
+                    began - waiting.since, seconds, len(out), width=out.shape[1],
                 )
             )  # fmt: skip
         return results
@@ -306,8 +308,12 @@ class ComputeCore:
     def _undo(self, job: StepJob, error: EngineError) -> StepResult:
         """Take the tokens of a failed step out of its sequence."""
         known = self._sequences.get(job.key)
-        if known is not None and known[1].kv is not None:
-            known[1].kv.truncate(job.position)
+        kv = known[1].kv if known is not None else None
+        if kv is not None:
+            if 0 < job.position < kv.floor:
+                self.close(job.key)  # a state that can't be taken back: the origin begins again
+            else:
+                kv.truncate(job.position)
         return _failed_step(job, error)
 
 

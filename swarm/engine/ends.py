@@ -9,7 +9,7 @@ import torch
 from swarm.engine.kernels import norm
 from swarm.engine.quantized import maker
 from swarm.errors import EngineError
-from swarm.models.loader import ModelEnds
+from swarm.models.ends import ModelEnds
 
 
 class Ends:
@@ -28,6 +28,7 @@ class Ends:
         self.device = device
         self.hidden_size = ends.hidden_size
         self.vocabulary = ends.vocabulary
+        self.keeps_states = ends.keeps_states
         self._ends = ends
         bias = None if ends.head_bias is None else ends.head_bias.to(device=device, dtype=dtype)
         self._norm = norm(ends.norm)

@@ -23,8 +23,8 @@ SequenceKey: TypeAlias = Hashable
 class StepJob:
     """Run ``count`` tokens of one open sequence through its span.
 
-    ``hidden`` is [count, hidden] in ``dtype``. ``position`` below the KV length truncates first; above it is
-    an error. ``rows`` says which output rows come back.
+    ``hidden`` is [count, columns] in ``dtype``: the hidden states and what else the family carries along.
+    ``position`` below the KV length truncates first; above it is an error. ``rows`` says which output rows come back.
     """
 
     key: SequenceKey
@@ -53,6 +53,8 @@ class StepResult:
     compute_seconds: float
     batch_rows: int
     error: EngineError | None = None
+    width: int = 0
+    """Columns of a row in ``hidden``: at least the hidden size, see swarm.models.carried."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,6 +132,8 @@ class LoadedEnds:
     weight_bytes: int
     head_seconds: float
     """Norm, head and greedy choice for one token, median of a few runs at load."""
+    keeps_states: bool = False
+    """Some layer keeps a state, which can't go back to an earlier token."""
 
 
 @dataclass(frozen=True, slots=True)

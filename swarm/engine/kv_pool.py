@@ -6,13 +6,17 @@ The accounting belongs to the event-loop thread, the slabs to the compute thread
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
 
 from swarm.engine.jobs import SequenceKey
+from swarm.engine.recurrent import LayerState
 from swarm.errors import BadTensorError, KVFullError
+
+MAX_SEQUENCE_TOKENS = 1 << 24
+"""Said where only the length of a sequence has no bound: its layers keep states."""
 
 WINDOW_SLACK = 512
 """Tokens that a window layer keeps beyond its window: the largest chunk or rejected draft that can be undone."""
@@ -25,6 +29,15 @@ class LayerKV:
     heads: int
     dim: int
     window: int | None
+    state_bytes: int = 0
+    """Bytes of a state that stands for all tokens, and can't be taken back to fewer of them."""
+    source: int | None = None
+    """The layer whose keys and values this one reads, counted like the layers of its layout; None: its own."""
+
+    @property
+    def stored(self) -> int:
+        """Numbers that it stores for a token."""
+        return 2 * self.heads * self.dim if self.source is None else 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,17 +50,31 @@ class KVLayout:
     @property
     def bytes_per_token(self) -> int:
         """Bytes of one token in every layer, as if none had a window."""
-        return sum(2 * layer.heads * layer.dim for layer in self.layers) * self.itemsize
+        return sum(layer.stored for layer in self.layers) * self.itemsize
+
+    @property
+    def state_bytes(self) -> int:
+        """Bytes of the states of one sequence, whatever its length."""
+        return sum(layer.state_bytes for layer in self.layers)
 
     def bytes_for(self, tokens: int) -> int:
         """Bytes that a sequence of at most ``tokens`` needs."""
-        return (
-            sum(2 * layer.heads * layer.dim * capacity(layer.window, tokens) for layer in self.layers)
-            * self.itemsize
-        )
+        kept = sum(layer.stored * capacity(layer.window, tokens) for layer in self.layers)
+        return kept * self.itemsize + self.state_bytes
 
     def part(self, first: int, count: int) -> KVLayout:
-        return KVLayout(self.layers[first : first + count], self.itemsize)
+        """Return the layout of some of the layers; of those whose source is left out, the first stores."""
+        first_readers: dict[int, int] = {}
+        layers = []
+        for index, layer in enumerate(self.layers[first : first + count]):
+            if layer.source is None:
+                layers.append(layer)
+                continue
+            source = layer.source - first
+            if source < 0:
+                source = first_readers.setdefault(source, index)
+            layers.append(replace(layer, source=None if source == index else source))
+        return KVLayout(tuple(layers), self.itemsize)
 
 
 def capacity(window: int | None, tokens: int) -> int:
@@ -56,7 +83,9 @@ def capacity(window: int | None, tokens: int) -> int:
 
 
 def floor_of(layout: KVLayout, highest: int) -> int:
-    """Return the shortest length a sequence that once was ``highest`` long can surely be truncated to."""
+    """Return the shortest length, beside 0, that a sequence that once was ``highest`` long can surely go back to."""
+    if layout.state_bytes:
+        return highest
     floors = [
         0 if highest <= capacity(layer.window, highest) else max(0, highest - WINDOW_SLACK)
         for layer in layout.layers
@@ -128,7 +157,8 @@ class KVBudget:
 
         ``spare_bytes`` are in use by what would make room.
         """
-        tokens = (self.budget_bytes - self.used_bytes + spare_bytes) // max(layout.bytes_per_token, 1)
+        room = self.budget_bytes - self.used_bytes + spare_bytes - layout.state_bytes
+        tokens = min(room // max(layout.bytes_per_token, 1), MAX_SEQUENCE_TOKENS)
         return max(0, tokens // self._block_tokens * self._block_tokens)
 
 
@@ -182,6 +212,7 @@ class LayerViews(NamedTuple):
     read_key: torch.Tensor
     read_value: torch.Tensor
     window: int | None
+    state: LayerState | None = None
 
 
 class SequenceKV:
@@ -192,8 +223,12 @@ class SequenceKV:
         self.tokens = tokens
         kinds: dict[LayerKV, list[int]] = {}
         for index, kind in enumerate(layout.layers):
-            kinds.setdefault(kind, []).append(index)
-        self._layers = len(layout.layers)
+            if kind.stored:
+                kinds.setdefault(kind, []).append(index)
+        self._sources = [kind.source for kind in layout.layers]
+        self._states = [LayerState() if kind.state_bytes else None for kind in layout.layers]
+        nothing = torch.empty(1, 0, 0, 0, dtype=dtype, device=device)
+        self._without_keys = [LayerViews(nothing, nothing, nothing, nothing, None, s) for s in self._states]
         self._slabs = [_Slab(kind, layers, tokens, dtype, device) for kind, layers in kinds.items()]
 
     def grow(self, tokens: int) -> None:
@@ -205,23 +240,28 @@ class SequenceKV:
 
     @property
     def floor(self) -> int:
-        """The shortest length this sequence can be truncated to: 0, or what its window layers still hold."""
+        """The shortest length, beside 0, that this sequence can go back to: what its layers still hold."""
+        if any(state is not None for state in self._states):
+            return self.length
         return max(
             (slab.base + slab.kind.window for slab in self._slabs if slab.base and slab.kind.window),
             default=0,
         )
 
     def truncate(self, length: int) -> None:
-        """Forget all tokens from ``length`` on. Raises BadTensorError below the floor."""
+        """Forget all tokens from ``length`` on. Raises BadTensorError below the floor, unless all are forgotten."""
         if length >= self.length:
             return
-        if length < self.floor:
+        if 0 < length < self.floor:
             raise BadTensorError(
                 f"can't go back to token {length}: only tokens from {self.floor} on are held"
             )
         if length == 0:
             for slab in self._slabs:
                 slab.base = 0
+            for state in self._states:
+                if state is not None:
+                    state.clear()
         self.length = length
 
     def copy_beginning(self, other: SequenceKV, length: int) -> None:
@@ -233,13 +273,15 @@ class SequenceKV:
     def append_views(self, count: int) -> list[LayerViews]:
         """Return each layer's views for ``count`` tokens behind the current length, and count them as held."""
         start, end = self.length, self.length + count
-        views: list[LayerViews | None] = [None] * self._layers
+        views = list(self._without_keys)
         for slab in self._slabs:
             slab.make_room(start, count)
             written = slab.data[:, :, :, start - slab.base : end - slab.base].unbind(0)
             read = slab.data[:, :, :, slab.read_from(start) - slab.base : end - slab.base].unbind(0)
             for index, layer in enumerate(slab.layers):
                 k, v = 2 * index, 2 * index + 1
-                views[layer] = LayerViews(written[k], written[v], read[k], read[v], slab.kind.window)
+                views[layer] = LayerViews(
+                    written[k], written[v], read[k], read[v], slab.kind.window, self._states[layer]
+                )
         self.length = end
-        return [view for view in views if view is not None]
+        return [views[index if source is None else source] for index, source in enumerate(self._sources)]

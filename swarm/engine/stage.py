@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import threading
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -17,10 +17,12 @@ from transformers import AttentionInterface, PreTrainedModel
 from swarm.engine.attention import ATTENTION, PackedBatch, Segment
 from swarm.engine.fused import accelerate
 from swarm.engine.kernels import replace_modules
-from swarm.engine.kv_pool import KVLayout, LayerKV, SequenceKV
+from swarm.engine.kv_pool import KVLayout, LayerKV, LayerViews, SequenceKV
 from swarm.engine.quantized import held_bytes, maker
+from swarm.engine.recurrent import LayerState, separate_states
 from swarm.engine.rotary import RotaryBySequence, separate_sequences
 from swarm.errors import ModelError
+from swarm.models.carried import Carried
 from swarm.models.loader import sub_span
 from swarm.types import LayerSpan
 
@@ -56,12 +58,15 @@ class Stage:
         self.dtype = dtype
         self.device = device
         self.hidden_size: int = base.config.hidden_size
+        self._carried: Carried = base.carried
         separate_sequences(base)
+        self._has_states = separate_states(base.layers)
         self._base = base
         self._parts: dict[LayerSpan, PreTrainedModel] = {}
         whole_bytes = sum(tensor.nbytes for tensor in base.parameters())
         self.weight_bytes = held_bytes(base, quantize)
-        self.layout = _probe(base, self.hidden_size, dtype, device)
+        rows = torch.zeros(1, self.width_into(span), dtype=dtype, device=device)
+        self.layout = _probe(base, rows, self._carried, span)
         make = maker(quantize, second_copy=whole_bytes <= second_copy_bytes)
         if isinstance(base.rotary_emb, RotaryBySequence):
             if quantize != "none":
@@ -73,8 +78,12 @@ class Stage:
 
     @property
     def shares_prefixes(self) -> bool:
-        """Whether a token's keys depend on what stands before it only, and not on the whole sequence's length."""
-        return not isinstance(self._base.rotary_emb, RotaryBySequence)
+        """Whether a sequence can begin with a part of another's: keys depend on what stands before them only."""
+        return not isinstance(self._base.rotary_emb, RotaryBySequence) and not self._has_states
+
+    def width_into(self, part: LayerSpan) -> int:
+        """Return the columns of a row that layers ``part`` take: the hidden state and what is carried with it."""
+        return self._carried.width(part.start)
 
     def layout_of(self, part: LayerSpan) -> KVLayout:
         return self.layout.part(part.start - self.span.start, len(part))
@@ -83,20 +92,22 @@ class Stage:
         return SequenceKV(self.layout_of(part), tokens, self.dtype, self.device)
 
     def forward(self, part: LayerSpan, hidden: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
-        """Run packed rows [rows, hidden] through layers ``part``; the segments name each row's sequence."""
+        """Run packed rows [rows, width_into(part)] through layers ``part``; segments name each row's sequence."""
         model = self._parts.get(part)
         if model is None:
             model = self._parts[part] = sub_span(self._base, self.span, part)
         positions = torch.cat([torch.arange(s.position, s.position + s.count) for s in segments])
         if isinstance(model.rotary_emb, RotaryBySequence):
             model.rotary_emb.segments = segments
+        states, more = self._carried.unpack(hidden, part)
         out: torch.Tensor = model(
-            inputs_embeds=hidden[None],
+            inputs_embeds=states[None],
             position_ids=positions.to(self.device)[None],
             use_cache=False,
             batch=PackedBatch(segments, part.start - self.span.start),
+            **more,
         ).last_hidden_state
-        return out[0]
+        return self._carried.pack(out[0], hidden, more, part)
 
 
 @contextlib.contextmanager
@@ -110,12 +121,13 @@ def _attention_of(configs: Iterable[Any], name: str) -> Iterator[None]:
             config._attn_implementation_internal = ATTENTION
 
 
-def _probe(base: PreTrainedModel, hidden_size: int, dtype: torch.dtype, device: str) -> KVLayout:
-    """Run one token through ``base`` and note what each layer hands to attention.
+def _probe(base: PreTrainedModel, rows: torch.Tensor, carried: Carried, span: LayerSpan) -> KVLayout:
+    """Run one token, a row [1, columns], through ``base`` and note what each layer hands to attention or keeps.
 
-    Raises ModelError for a family whose layers don't store keys and values in the usual way.
+    Raises ModelError for a family whose layers store something else.
     """
     seen: dict[int, LayerKV] = {}
+    keys: list[torch.Tensor] = []
 
     def note(
         module: Any,
@@ -129,19 +141,38 @@ def _probe(base: PreTrainedModel, hidden_size: int, dtype: torch.dtype, device: 
             raise ModelError(
                 f"{base.config.model_type}: keys and values of different shapes are not supported"
             )
-        seen[module.layer_idx] = LayerKV(key.shape[1], key.shape[3], options.get("sliding_window"))
+        index = module.layer_idx
+        if index in seen:
+            raise ModelError(f"{base.config.model_type}: a layer that attends twice is not supported")
+        source = next((layer for layer, known in zip(seen, keys, strict=True) if known is key), None)
+        seen[index] = LayerKV(key.shape[1], key.shape[3], options.get("sliding_window"), source=source)
+        keys.append(key)
         return query.transpose(1, 2), None
 
+    states = [LayerState() for _ in base.layers]
+    empty = rows.new_empty(1, 0, 0, 0)
+    views = [LayerViews(empty, empty, empty, empty, None, state) for state in states]
+    segments = (Segment(0, 1, 0, views, 1),)
     configs = {id(m.config): m.config for m in base.modules() if hasattr(m, "config")}
+    hidden, more = carried.unpack(rows, span)
     with _PROBING, _attention_of(configs.values(), _PROBE):
         AttentionInterface.register(_PROBE, note)
         if isinstance(base.rotary_emb, RotaryBySequence):
-            base.rotary_emb.segments = (Segment(0, 1, 0, (), 1),)
+            base.rotary_emb.segments = segments
         base(
-            inputs_embeds=torch.zeros(1, 1, hidden_size, dtype=dtype, device=device),
-            position_ids=torch.zeros(1, 1, dtype=torch.long, device=device),
+            inputs_embeds=hidden[None],
+            position_ids=torch.zeros(1, 1, dtype=torch.long, device=rows.device),
             use_cache=False,
+            batch=PackedBatch(segments, 0),
+            **more,
         )
-    if sorted(seen) != list(range(len(base.layers))):
-        raise ModelError(f"{base.config.model_type}: not every layer attends in the usual way")
-    return KVLayout(tuple(seen[index] for index in range(len(seen))), dtype.itemsize)
+    layers = []
+    for index, state in enumerate(states):
+        layer = seen.get(index, LayerKV(0, 0, None))
+        if not layer.heads and not state.octets:
+            raise ModelError(
+                f"{base.config.model_type}: layer {span.start + index} neither attends in the usual way "
+                "nor keeps a state that swarm knows how to hold"
+            )
+        layers.append(replace(layer, state_bytes=state.octets))
+    return KVLayout(tuple(layers), rows.dtype.itemsize)

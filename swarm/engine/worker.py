@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import TypeAlias, TypeVar
 
 import psutil
@@ -33,10 +34,13 @@ from swarm.engine.jobs import (
 from swarm.engine.kv_pool import KVBudget, KVLayout, floor_of
 from swarm.engine.memory import release_freed_memory
 from swarm.engine.prefix_cache import PrefixCache
+from swarm.engine.selfcheck import ensure_splittable
 from swarm.engine.stage import Stage
 from swarm.errors import EngineError, ModelError
-from swarm.models.loader import load_ends, load_span, torch_dtype
-from swarm.models.store import LocalModel
+from swarm.models.architecture import torch_dtype
+from swarm.models.ends import load_ends
+from swarm.models.loader import load_span
+from swarm.models.store import LocalModel, default_home
 from swarm.types import LayerSpan, ModelId
 
 _MAX_DEFAULT_KV_BYTES = 2048 * MIB
@@ -49,7 +53,9 @@ Command: TypeAlias = Callable[[ComputeCore], None]
 class Engine:
     """One compute thread that owns all tensors."""
 
-    def __init__(self, settings: EngineSettings, device: str = "cpu") -> None:
+    def __init__(self, settings: EngineSettings, device: str = "cpu", *, checks: Path | None = None) -> None:
+        """``checks`` is where passed self-checks are remembered; default: in swarm's own folder."""
+        self._checks = checks or default_home() / "cache" / "selfcheck"
         self._settings = settings
         self._device = device
         self._budget = KVBudget(settings.kv_bytes or default_kv_bytes(), settings.block_tokens)
@@ -127,15 +133,17 @@ class Engine:
             await asyncio.to_thread(release_freed_memory)
         seconds = await self._call(lambda core: _install_ends(core, model.id, ends))
         self._weights[model.id] = ends.weight_bytes
-        return LoadedEnds(model.id, dtype, ends.weight_bytes, seconds)
+        return LoadedEnds(model.id, dtype, ends.weight_bytes, seconds, ends.keeps_states)
 
     def _build_stage(self, model: LocalModel, span: LayerSpan, dtype: str, quantize: str) -> Stage:
+        ensure_splittable(model.folder, self._checks)
         with torch.inference_mode():
             base = load_span(model.folder, span, dtype, self._device, attention=ATTENTION)
             room = self._settings.second_copy_bytes - sum(self._weights.values())
             return Stage(base, span, torch_dtype(dtype), self._device, room, quantize=quantize)
 
     def _build_ends(self, model: LocalModel, dtype: str) -> Ends:
+        ensure_splittable(model.folder, self._checks)
         with torch.inference_mode():
             ends = load_ends(model.folder, dtype, self._device)
             room = self._settings.second_copy_bytes - sum(self._weights.values())
@@ -184,14 +192,14 @@ class Engine:
 
     def truncate(self, key: SequenceKey, length: int) -> None:
         """Forget all tokens from ``length`` on, after the steps submitted before. Raises EngineError."""
-        if length < self.floor(key):
+        if 0 < length < self.floor(key):
             raise EngineError(
                 f"can't go back to token {length}: only tokens from {self.floor(key)} on are held"
             )
         self._commands.put(lambda core: core.truncate(key, length))
 
     def floor(self, key: SequenceKey) -> int:
-        """Return the shortest length that ``truncate`` can reach: 0, unless window layers forgot the start."""
+        """Return the shortest length, beside 0, that ``truncate`` can reach: windows and states forget."""
         return floor_of(self._layout_of(key), self._highest[key])
 
     def close(self, key: SequenceKey, blocks: Sequence[bytes] = ()) -> None:
@@ -325,7 +333,7 @@ def default_kv_bytes() -> int:
 
 def _install_stage(core: ComputeCore, key: StageKey, stage: Stage) -> float:
     """Make ``stage`` usable; return the median seconds of one decode token through it."""
-    hidden = torch.zeros(1, stage.hidden_size, dtype=stage.dtype, device=stage.device)
+    hidden = torch.zeros(1, stage.width_into(stage.span), dtype=stage.dtype, device=stage.device)
     kv = stage.new_kv(stage.span, _MEASURED_RUNS + 2)
     seconds = []
     for position in range(_MEASURED_RUNS + 2):

@@ -18,6 +18,7 @@ from swarm.errors import ModelError
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
+_PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
 _STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -44,6 +45,19 @@ class Checkpoint:
     @property
     def keys(self) -> Iterable[str]:
         return self.files.keys()
+
+    @property
+    def prefix(self) -> str:
+        """What stands before ``layers.0.`` in the language model's tensor names; multimodal models nest it."""
+        for prefix in _PREFIXES:
+            start = f"{prefix}layers."
+            if any(key.startswith(start) for key in self.files):
+                return prefix
+        raise ModelError(f"{self.name}: no tensor is named like a decoder layer's ({_PREFIXES[0]}layers.0.…)")
+
+    def base_key(self, name: str) -> str:
+        """Return the key of a tensor of the base model. Raises ModelError when it is not stored."""
+        return self.first_of(self.prefix + name)
 
     def first_of(self, *keys: str) -> str:
         """Return the first of ``keys`` that is stored. Raises ModelError when none is."""

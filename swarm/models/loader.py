@@ -1,4 +1,4 @@
-"""A span of layers, or a model's ends, read from a folder of safetensors as small transformers models.
+"""A span of layers, read from a folder of safetensors as a small transformers model.
 
 Knows nothing of sequences, KV caches or kernels: what it returns computes plainly.
 """
@@ -7,82 +7,23 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
-from transformers.models.auto.modeling_auto import MODEL_MAPPING
-from transformers.utils.logging import disable_progress_bar
 
 from swarm.errors import ModelError
+from swarm.models.architecture import FOREIGN_FAILURES, layer_types, load_config, skeleton, torch_dtype
+from swarm.models.carried import Carried
 from swarm.models.checkpoint import Checkpoint
-from swarm.types import DTYPES, LayerSpan
+from swarm.types import LayerSpan
 
-FAMILIES = frozenset(
-    [
-        "arcee",
-        "cohere2",
-        "ernie4_5",
-        "exaone4",
-        "gemma2",
-        "gemma3_text",
-        "glm",
-        "glm4",
-        "gpt_oss",
-        "granite",
-        "llama",
-        "ministral",
-        "ministral3",
-        "mistral",
-        "mixtral",
-        "olmo2",
-        "phi3",
-        "qwen2",
-        "qwen2_moe",
-        "qwen3",
-        "qwen3_moe",
-        "seed_oss",
-        "smollm3",
-    ]
-)
-"""Model types whose spans were shown to give the logits of the whole model (tests/parity)."""
-
-_LAYER_KEY = re.compile(r"(?:model\.)?layers\.(\d+)\.")
-
-disable_progress_bar()
-
-
-def torch_dtype(name: str) -> torch.dtype:
-    """Return torch's dtype of one of swarm.types.DTYPES. Raises ModelError for any other name."""
-    if name not in DTYPES:
-        raise ModelError(f"dtype {name!r} is not supported; use one of {', '.join(DTYPES)}")
-    dtype: torch.dtype = getattr(torch, name)
-    return dtype
-
-
-def load_config(folder: Path) -> PreTrainedConfig:
-    """Return the configuration in ``folder``. Raises ModelError for a family that spans can't serve."""
-    try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-    except (OSError, ValueError, KeyError) as exc:
-        raise ModelError(f"{folder.name}: config.json can't be used: {exc}") from exc
-    if config.model_type not in FAMILIES:
-        raise ModelError(
-            f"{folder.name}: models of type {config.model_type!r} can't be split into spans yet; "
-            f"supported: {', '.join(sorted(FAMILIES))}"
-        )
-    if getattr(config, "quantization_config", None) is not None:
-        raise ModelError(f"{folder.name}: quantised checkpoints are not supported; use the original weights")
-    if getattr(config, "use_bidirectional_attention", False):
-        raise ModelError(f"{folder.name}: bidirectional attention can't be served token by token")
-    return config
+_IGNORED = re.compile(r"layers\.(\d+)\.")
 
 
 def load_span(
@@ -91,21 +32,22 @@ def load_span(
     """Return layers ``span`` of the model in ``folder`` as a base model without embedding and final norm.
 
     Its ``forward(inputs_embeds=[1, tokens, hidden], position_ids=[1, tokens])`` gives the span's output as
-    ``last_hidden_state``. Only the tensors of these layers are read. ``attention`` names the implementation
-    that transformers calls. Raises ModelError when a tensor is missing or left over.
+    ``last_hidden_state``; its ``carried`` says what else goes in and out. Only the tensors of these layers are
+    read. ``attention`` names the implementation that transformers calls. Raises ModelError when a tensor is
+    missing or left over.
     """
     config = load_config(folder)
     config._attn_implementation = attention
-    base = _skeleton(config)
+    base = skeleton(config)
     if span.end > len(base.layers):
         raise ModelError(
             f"{folder.name} has {len(base.layers)} layers; {span.described()} are not all among them"
         )
-    rotary = type(base.rotary_emb)(config)  # before the config is cut: it may look at every layer's type
+    rotary = _rotary(base, config)  # before the config is cut: it may look at every layer's type
     _narrow(base, span, config)
-    base.norm = nn.Identity()
-    base.embed_tokens = nn.Identity()
+    _drop_ends(base, span)
     base.rotary_emb = rotary
+    base.carried = Carried.of(config)
     base.layers.to(torch_dtype(dtype))
     _fill_layers(base, Checkpoint.open(folder), span, torch_dtype(dtype), device)
     base.rotary_emb.to(device)
@@ -122,13 +64,6 @@ def sub_span(base: PreTrainedModel, held: LayerSpan, part: LayerSpan) -> PreTrai
     return view
 
 
-def _skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """Return the whole base model without memory behind its tensors."""
-    with torch.device("meta"):
-        base: PreTrainedModel = MODEL_MAPPING[type(config)](config)
-    return base
-
-
 def _narrow(base: PreTrainedModel, span: LayerSpan, config: PreTrainedConfig, renumber: bool = True) -> None:
     """Keep ``base.layers[span]`` and give ``base`` a config that describes no others.
 
@@ -136,9 +71,9 @@ def _narrow(base: PreTrainedModel, span: LayerSpan, config: PreTrainedConfig, re
     """
     base.layers = nn.ModuleList(list(base.layers)[span.start : span.end])
     base.config = copy.deepcopy(config)
-    layer_types = getattr(config, "layer_types", None)
-    if layer_types is not None:
-        base.config.layer_types = layer_types[span.start : span.end]
+    kinds = layer_types(config)
+    if kinds is not None:
+        base.config.layer_types = kinds[span.start : span.end]
     base.config.num_hidden_layers = len(span)
     if span.start > 0 and hasattr(base, "embedding_multiplier"):
         base.embedding_multiplier = 1.0
@@ -149,13 +84,53 @@ def _narrow(base: PreTrainedModel, span: LayerSpan, config: PreTrainedConfig, re
                     module.layer_idx = index
 
 
+def _rotary(base: PreTrainedModel, config: PreTrainedConfig) -> nn.Module:
+    """Build the rotary embedding outside the meta device: its numbers are computed, not stored."""
+    made = getattr(base, "rotary_emb", None)
+    if made is None:
+        return nn.Identity()  # the family has none, or its layers have their own
+    try:
+        rotary: nn.Module = type(made)(config)
+    except FOREIGN_FAILURES as exc:
+        raise ModelError(f"{config.model_type}: its rotary embedding can't be built: {exc}") from exc
+    return rotary
+
+
+def _drop_ends(base: PreTrainedModel, span: LayerSpan) -> None:
+    """Leave out what the origin computes: embedding, each layer's own input, final norm."""
+    base.norm = nn.Identity()
+    base.embed_tokens = nn.Identity()
+    if getattr(base, "hidden_size_per_layer_input", None):
+        base.embed_tokens_per_layer = nn.Identity()
+        base.per_layer_model_projection = nn.Identity()
+        base.per_layer_projection_norm = nn.Identity()
+        base.project_per_layer_inputs = _as_they_came
+    if hasattr(base, "first_kv_shared_layer_idx"):
+        base.first_kv_shared_layer_idx = (
+            -1
+        )  # where rows are cut to those that get logits: here all are wanted
+    ignored = base._keys_to_ignore_on_load_unexpected
+    if ignored:
+        base._keys_to_ignore_on_load_unexpected = {_renumbered(pattern, span) for pattern in ignored}
+
+
+def _as_they_came(_: torch.Tensor, inputs: torch.Tensor) -> torch.Tensor:
+    return inputs
+
+
+def _renumbered(pattern: str, span: LayerSpan) -> str:
+    """Return a pattern of ignored keys for layers that are counted from the span's start."""
+    return _IGNORED.sub(lambda found: f"layers.{int(found[1]) - span.start}.", pattern)
+
+
 def _fill_layers(
     base: PreTrainedModel, checkpoint: Checkpoint, span: LayerSpan, dtype: torch.dtype, device: str
 ) -> None:
     """Read the tensors of ``span`` into ``base``; every one must have its place, and every place its tensor."""
     names: dict[str, str] = {}
+    layer_key = re.compile(re.escape(checkpoint.prefix) + r"layers\.(\d+)\.")
     for key in checkpoint.keys:
-        match = _LAYER_KEY.match(key)
+        match = layer_key.match(key)
         if match and int(match[1]) in span:
             names[f"layers.{int(match[1]) - span.start}.{key[match.end() :]}"] = key
     with checkpoint.reading(names.values()) as read:
@@ -187,98 +162,3 @@ def _convert_into(
     left = [key for key, tensor in [*base.named_parameters(), *base.named_buffers()] if tensor.is_meta]
     if left:
         raise ModelError(f"{name}: {left[0]} is not stored in the checkpoint and can't be rebuilt")
-
-
-@dataclass(frozen=True)
-class ModelEnds:
-    """What stands before layer 0 and behind the last layer: embedding, final norm, head."""
-
-    embedding: nn.Module
-    """Maps ids to scaled rows; its weight is the memory-mapped file, rows are copied on use."""
-    norm: nn.Module
-    head_weight: torch.Tensor
-    """[vocabulary, hidden] in the file's dtype, memory-mapped: copy or pack it before computing with it."""
-    head_bias: torch.Tensor | None
-    logits_divisor: float
-    logits_factor: float
-    softcap: float | None
-    hidden_size: int
-    vocabulary: int
-
-    def finish(self, logits: torch.Tensor) -> torch.Tensor:
-        """Apply what the family does to the head's product: granite's and cohere's scales, gemma's softcap."""
-        if self.logits_divisor != 1.0:
-            logits = logits / self.logits_divisor
-        if self.logits_factor != 1.0:
-            logits = logits * self.logits_factor
-        if self.softcap is not None:
-            logits = torch.tanh(logits / self.softcap) * self.softcap
-        return logits
-
-
-class RowTable(nn.Module):
-    """An embedding whose matrix stays in the file: each look-up reads only the rows it needs."""
-
-    def __init__(self, table: torch.Tensor, lookup: nn.Module, dtype: torch.dtype, device: str) -> None:
-        super().__init__()
-        self._table = table
-        self._lookup = lookup  # the family's own embedding: it may scale rows
-        self._dtype = dtype
-        self._device = device
-
-    def forward(self, ids: Sequence[int]) -> torch.Tensor:
-        """Return [len(ids), hidden]. Raises IndexError for an id outside the vocabulary."""
-        rows = self._table[torch.tensor(ids, dtype=torch.long)].to(device=self._device, dtype=self._dtype)
-        self._lookup.weight = nn.Parameter(rows, requires_grad=False)
-        out: torch.Tensor = self._lookup(torch.arange(len(ids), device=self._device))
-        return out
-
-
-def load_ends(folder: Path, dtype: str, device: str = "cpu") -> ModelEnds:
-    """Return the ends of the model in ``folder``; of its tensors only the final norm's is read now."""
-    config = load_config(folder)
-    checkpoint = Checkpoint.open(folder)
-    base = _skeleton(config)
-    wanted = torch_dtype(dtype)
-    table = checkpoint.mapped(checkpoint.first_of("model.embed_tokens.weight", "embed_tokens.weight"))
-    return ModelEnds(
-        embedding=RowTable(table, _lookup(base, config, device), wanted, device),
-        norm=_norm(base, checkpoint, wanted, device),
-        head_weight=_head_weight(checkpoint, config, table),
-        head_bias=checkpoint.mapped("lm_head.bias") if "lm_head.bias" in checkpoint.keys else None,
-        logits_divisor=float(getattr(config, "logits_scaling", None) or 1.0),
-        logits_factor=float(1.0 if getattr(config, "logit_scale", None) is None else config.logit_scale),
-        softcap=getattr(config, "final_logit_softcapping", None),
-        hidden_size=config.hidden_size,
-        vocabulary=table.shape[0],
-    )
-
-
-def _lookup(base: PreTrainedModel, config: PreTrainedConfig, device: str) -> nn.Module:
-    """Return the family's embedding module, to be given a few rows as its whole matrix."""
-    lookup: Any = base.embed_tokens
-    lookup.padding_idx = None
-    scale = getattr(lookup, "scalar_embed_scale", None)
-    if scale is not None:
-        lookup.embed_scale = torch.tensor(scale, device=device)
-    for name, buffer in lookup.named_buffers():
-        if buffer.is_meta:
-            raise ModelError(f"{config.model_type}: the embedding's {name} can't be rebuilt")
-    module: nn.Module = lookup
-    return module
-
-
-def _norm(base: PreTrainedModel, checkpoint: Checkpoint, dtype: torch.dtype, device: str) -> nn.Module:
-    """Return the final norm with its weights."""
-    norm: nn.Module = base.norm.to_empty(device=device).to(dtype)
-    for name, parameter in norm.named_parameters():
-        key = checkpoint.first_of(f"model.norm.{name}", f"norm.{name}")
-        parameter.data.copy_(checkpoint.mapped(key))
-    return norm.eval().requires_grad_(False)
-
-
-def _head_weight(checkpoint: Checkpoint, config: PreTrainedConfig, table: torch.Tensor) -> torch.Tensor:
-    """Return the head's matrix: its own, or the embedding's where the model ties them."""
-    if getattr(config, "tie_word_embeddings", False):
-        return table
-    return checkpoint.mapped(checkpoint.first_of("lm_head.weight"))

@@ -192,6 +192,10 @@ class Hosting:
             if local.id not in self._ends:
                 self._ends[local.id] = await self._engine.load_ends(local, self.compute_dtype(local))
 
+    def can_draft(self, model: ModelId) -> bool:
+        """Whether the model's layers can take back tokens that were guessed wrong. Its ends must be loaded."""
+        return not self._ends[model].keeps_states
+
     async def tokenizer(self, local: LocalModel) -> ChatTokenizer:
         async with self._loading:
             found = self._tokenizers.get(local.id)

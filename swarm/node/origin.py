@@ -6,7 +6,7 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from swarm.engine.grammar import GrammarMask
@@ -29,7 +29,7 @@ from swarm.sessions.request import Request
 from swarm.types import ModelId, NodeId, SessionId
 
 if TYPE_CHECKING:
-    from swarm.config import Config
+    from swarm.config import Config, SessionSettings
     from swarm.engine.worker import Engine
     from swarm.models.store import LocalModel
     from swarm.models.tokenizer import ChatTokenizer
@@ -115,6 +115,10 @@ class Origin:
     async def tokenizer(self, model: str) -> ChatTokenizer:
         return await self._hosting.tokenizer(self._local(model))
 
+    def _session_settings(self, model: ModelId) -> SessionSettings:
+        settings = self._config.session
+        return settings if self._hosting.can_draft(model) else replace(settings, draft_tokens=0)
+
     async def open(self, request: GenerationRequest) -> RunningGeneration:
         local = self._local(request.model)
         spec = local.spec
@@ -144,7 +148,7 @@ class Origin:
                 admission_until=now + min(self._config.api.queue_seconds, request.deadline_seconds),
                 score_prompt=request.prompt_logprobs is not None,
             ),
-            self._config.session,
+            self._session_settings(local.id),
             self._config.engine,
             now,
             PrefixNames(self._secret, f"{local.id}|{request.scope}")

@@ -328,7 +328,7 @@ def _forward(
             step.step,
             step.position,
             result.count,
-            step.hidden,
+            result.width,
             step.dtype,
             times,
         )
@@ -339,7 +339,7 @@ def _forward(
         step.step,
         step.position,
         step.count,
-        step.hidden,
+        result.width,
         step.dtype,
         step.rows,
         times,

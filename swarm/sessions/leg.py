@@ -15,7 +15,7 @@ from swarm.sessions.effects import ChosenPath, Effect, Embed, Send
 from swarm.sessions.fill import ORIGIN, Chunk, Filler, Flow, HopState, Plan, plan
 from swarm.sessions.request import Request
 from swarm.sessions.window import StepWindow
-from swarm.types import NodeId
+from swarm.types import DTYPE_BYTES, NodeId
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,7 +164,8 @@ class Leg:
         chunk, self._embedding = self._embedding, None
         if chunk is None:
             return False
-        step = self._step(self.filler.sent(chunk, now), chunk.start, chunk.count, "none", chunk.flow.until)
+        number = self.filler.sent(chunk, now)
+        step = self._step(number, chunk.start, chunk.count, "none", chunk.flow.until, hidden)
         self._effects.append(Send(self.path.hops[0].node, step, hidden))
         self.go_on_filling(now)
         return True
@@ -187,10 +188,12 @@ class Leg:
 
     def send_step(self, position: int, count: int, rows: Rows, hidden: bytes, now: float) -> None:
         number = self.window.sent(count, {"none": 0, "last": 1, "all": count}[rows], now)
-        step = self._step(number, position, count, rows, 0)
+        step = self._step(number, position, count, rows, 0, hidden)
         self._effects.append(Send(self.path.hops[0].node, step, hidden))
 
-    def _step(self, number: int, position: int, count: int, rows: Rows, fill_until: int) -> Step:
+    def _step(
+        self, number: int, position: int, count: int, rows: Rows, fill_until: int, hidden: bytes
+    ) -> Step:
         return Step(
             self._request.origin,
             self._request.session,
@@ -198,7 +201,7 @@ class Leg:
             number,
             position,
             count,
-            self._request.hidden_size,
+            len(hidden) // (count * DTYPE_BYTES[self.path.dtype]),
             self.path.dtype,  # type: ignore[arg-type]  # checked where records are read
             rows,
             (),

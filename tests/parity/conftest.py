@@ -7,11 +7,14 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 import pytest
+import torch
 
 from swarm.models.store import LocalModel
 from swarm.types import LayerSpan
 from tests.support.answers import Driver
 from tests.support.models import Reference, random_model, running
+
+torch.set_num_threads(1)  # these models are too small for two, which would wait for each other
 
 
 @pytest.fixture(scope="session")

@@ -43,6 +43,8 @@ class Answer:
     hit_tokens: int = 0
     accepted: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
+    outputs: list[bytes] = field(default_factory=list)
+    """The row behind the last layer for each token, as it went to the head."""
     largest_batch: int = 0
     _hop: int = -1
     _position: int = 0
@@ -85,6 +87,7 @@ class Answer:
     def rewind(self, engine: Engine, tokens: int) -> None:
         """Forget the last ``tokens`` tokens here and at every hop, as a rejected draft would."""
         del self.accepted[-tokens:]
+        del self.outputs[-tokens:]
         self._position = len(self.prompt) + len(self.accepted) - 1
         self.sampler = Sampler(self.sampler.params)
         for hop in range(len(self.route)):
@@ -96,11 +99,11 @@ class Answer:
             known = [*self.prompt, *self.accepted]
             return EmbedJob(model, known[self._position :], self.dtype, tag)
         if self._hop == len(self.route):
+            self.outputs.append(bytes(self._hidden))
             return SampleJob(model, self.sampler, self._hidden, self.dtype, tag=tag)
         last = self._hop == len(self.route) - 1
-        count = len(self._hidden) // self._row_bytes
         rows = "all" if not last else ("none" if self._waiting else "last")
-        return StepJob(self._key(self._hop), self._position, count, self._hidden, self.dtype, rows, tag)
+        return StepJob(self._key(self._hop), self._position, self._sent, self._hidden, self.dtype, rows, tag)
 
     def receive(self, result: Result) -> None:
         assert result.error is None, result.error

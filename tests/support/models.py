@@ -13,7 +13,9 @@ from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.utils.logging import set_verbosity_error
 
 from swarm.config import EngineSettings
+from swarm.engine.ends import Ends
 from swarm.engine.worker import Engine
+from swarm.models.ends import load_ends
 from swarm.models.store import LocalModel, ModelStore
 from swarm.types import LayerSpan
 from tests.support.answers import Driver
@@ -30,7 +32,7 @@ class Reference:
     whole: Any
 
     def greedy(self, prompt: Sequence[int], tokens: int) -> tuple[list[int], torch.Tensor]:
-        """Return the tokens that `generate` chooses and their log-probabilities, [tokens, vocabulary]."""
+        """Return the tokens that `generate` chooses and the logits they are chosen by, [tokens, vocabulary]."""
         ids = torch.tensor([list(prompt)])
         out = self.whole.generate(
             ids,
@@ -41,14 +43,19 @@ class Reference:
             return_dict_in_generate=True,
             output_logits=True,
         )
-        logits = torch.cat(out.logits).float()
-        return out.sequences[0, len(prompt) :].tolist(), torch.log_softmax(logits, dim=-1)
+        return out.sequences[0, len(prompt) :].tolist(), torch.cat(out.logits).float()
+
+    def logits_of(self, outputs: Sequence[bytes]) -> torch.Tensor:
+        """Return what swarm's own ends make of float32 rows behind the last layer, [rows, vocabulary]."""
+        rows = torch.frombuffer(bytearray(b"".join(outputs)), dtype=torch.float32).view(len(outputs), -1)
+        ends = Ends(load_ends(self.local.folder, "float32"), torch.float32, "cpu")
+        return ends.logits(rows)
 
 
 def random_model(family: str, changes: dict[str, Any], folder: Path) -> Reference:
     """Save a small random model of ``family`` in ``folder``."""
     torch.manual_seed(len(family))
-    config = AutoConfig.for_model(family, **{**settings(family), **changes})
+    config = AutoConfig.for_model(family.split(".")[0], **{**settings(family), **changes})
     config.dtype = "float32"
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
@@ -66,7 +73,7 @@ def random_model(family: str, changes: dict[str, Any], folder: Path) -> Referenc
 @asynccontextmanager
 async def running(local: LocalModel, spans: Sequence[LayerSpan], dtype: str) -> AsyncIterator[Driver]:
     """An engine that holds ``spans`` of a model, and its ends."""
-    engine = Engine(EngineSettings(threads=1, kv_bytes=1 << 28))
+    engine = Engine(EngineSettings(threads=1, kv_bytes=1 << 28), checks=local.folder.parent / "checks")
     engine.start()
     try:
         for span in spans:

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from swarm.errors import ModelError
-from swarm.models.loader import load_config, load_ends, load_span, sub_span
+from swarm.models.architecture import load_config
+from swarm.models.ends import load_ends
+from swarm.models.loader import load_span, sub_span
 from swarm.types import LayerSpan
 
 
@@ -67,8 +69,8 @@ def test_a_tensor_of_the_wrong_shape_refuses_the_span(copied):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"model_type": "gpt2"}, "gpt2"),
-        ({"quantization_config": {"quant_method": "fp8", "bits": 8}}, "quantised"),
+        ({"model_type": "t5"}, "t5"),
+        ({"quantization_config": {"quant_method": "fp8", "bits": 8}}, "quantised already"),
         ({"model_type": "no_such_family"}, "config.json"),
     ],
 )
