@@ -13,7 +13,7 @@ from tests.support.answers import Answer, Driver
 from tests.support.families import KEEP_STATES, LAYERS, SETTINGS, VOCABULARY
 from tests.support.models import Reference
 
-TOKENS = 14
+TOKENS = 11
 HELD = [LayerSpan(0, 6), LayerSpan(0, 4), LayerSpan(2, 6), LayerSpan(1, 2)]
 ROUTES = [
     [LayerSpan(0, 6)],
@@ -61,8 +61,8 @@ async def test_rejected_tokens_leave_no_trace(family, tiny, drive):
     driver = await drive(model.local, HELD)
     answer = Answer(prompts()[3], ROUTES[2], TOKENS)
     other = Answer(prompts()[4], ROUTES[0], TOKENS)
-    await until_nine_tokens(driver, answer, other)
-    answer.rewind(driver.engine, 5)
+    await until_seven_tokens(driver, answer, other)
+    answer.rewind(driver.engine, 4)
     while not answer.done:
         await driver.advance([each for each in (answer, other) if not each.done])
     assert answer.accepted == model.greedy(answer.prompt, TOKENS)[0]
@@ -74,9 +74,9 @@ async def test_states_can_not_go_back_but_begin_again(family, tiny, drive):
     driver = await drive(model.local, HELD)
     answer = Answer(prompts()[3], ROUTES[2], TOKENS)
     other = Answer(prompts()[4], ROUTES[0], TOKENS)
-    await until_nine_tokens(driver, answer, other)
+    await until_seven_tokens(driver, answer, other)
     with pytest.raises(EngineError, match="can't go back"):
-        answer.rewind(driver.engine, 5)
+        answer.rewind(driver.engine, 4)
     again = Answer(answer.prompt, ROUTES[2], TOKENS)
     again.open(driver.engine, driver.model)
     while not again.done:
@@ -84,10 +84,10 @@ async def test_states_can_not_go_back_but_begin_again(family, tiny, drive):
     assert again.accepted == model.greedy(again.prompt, TOKENS)[0]
 
 
-async def until_nine_tokens(driver: Driver, answer: Answer, other: Answer) -> None:
+async def until_seven_tokens(driver: Driver, answer: Answer, other: Answer) -> None:
     for each in (answer, other):
         each.open(driver.engine, driver.model)
-    while len(answer.accepted) < 9:
+    while len(answer.accepted) < 7:
         await driver.advance([answer, other])
 
 

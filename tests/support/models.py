@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,16 @@ class Reference:
 
     local: LocalModel
     whole: Any
+    _known: dict[tuple[int, ...], tuple[list[int], torch.Tensor]] = field(default_factory=dict)
 
     def greedy(self, prompt: Sequence[int], tokens: int) -> tuple[list[int], torch.Tensor]:
         """Return the tokens that `generate` chooses and the logits they are chosen by, [tokens, vocabulary]."""
+        known = self._known.get(tuple(prompt))
+        if known is None or len(known[0]) < tokens:
+            known = self._known[tuple(prompt)] = self._generate(prompt, tokens)
+        return known[0][:tokens], known[1][:tokens]
+
+    def _generate(self, prompt: Sequence[int], tokens: int) -> tuple[list[int], torch.Tensor]:
         ids = torch.tensor([list(prompt)])
         out = self.whole.generate(
             ids,
