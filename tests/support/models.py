@@ -62,7 +62,7 @@ class Reference:
 def random_model(family: str, changes: dict[str, Any], folder: Path) -> Reference:
     """Save a small random model of ``family`` in ``folder``."""
     torch.manual_seed(len(family))
-    config = AutoConfig.for_model(family.split(".")[0], **{**settings(family), **changes})
+    config = AutoConfig.for_model(family.partition(".")[0], **{**settings(family), **changes})
     config.dtype = "float32"
     model = AutoModelForCausalLM.from_config(config)
     with torch.no_grad():
