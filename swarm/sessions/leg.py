@@ -165,7 +165,7 @@ class Leg:
         if chunk is None:
             return False
         number = self.filler.sent(chunk, now)
-        step = self._step(number, chunk.start, chunk.count, "none", chunk.flow.until, hidden)
+        step = self._step(number, chunk.start, chunk.count, "none", hidden, fill_until=chunk.flow.until)
         self._effects.append(Send(self.path.hops[0].node, step, hidden))
         self.go_on_filling(now)
         return True
@@ -188,11 +188,11 @@ class Leg:
 
     def send_step(self, position: int, count: int, rows: Rows, hidden: bytes, now: float) -> None:
         number = self.window.sent(count, {"none": 0, "last": 1, "all": count}[rows], now)
-        step = self._step(number, position, count, rows, 0, hidden)
+        step = self._step(number, position, count, rows, hidden)
         self._effects.append(Send(self.path.hops[0].node, step, hidden))
 
     def _step(
-        self, number: int, position: int, count: int, rows: Rows, fill_until: int, hidden: bytes
+        self, number: int, position: int, count: int, rows: Rows, hidden: bytes, *, fill_until: int = 0
     ) -> Step:
         return Step(
             self._request.origin,
