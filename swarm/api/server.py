@@ -67,6 +67,8 @@ class ApiServer:
     ) -> None:
         """``render`` takes the place of the process that renders chat templates."""
         self._settings = _with_key_file(settings)
+        self.address = settings.listen
+        """Where it was bound, once it has started."""
         self._templates = TemplateProcess()
         self._warming: asyncio.Task[None] | None = None
         self._own_render = render is None
@@ -101,7 +103,8 @@ class ApiServer:
             # Accepted connections inherit it.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, self._settings.send_buffer_bytes)
         self._server = await asyncio.start_server(self._serve, sock=bound, backlog=_BACKLOG)
-        return Address(listen.host, bound.getsockname()[1])
+        self.address = Address(listen.host, bound.getsockname()[1])
+        return self.address
 
     async def aclose(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Stop accepting, let running answers end for ``grace_seconds``, then cut what is left."""

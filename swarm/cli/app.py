@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from swarm import __version__
+from swarm.cli.invite import invite
 from swarm.cli.join import config, join
 from swarm.cli.models import app as models
 from swarm.cli.secret import init
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command()(join)
 app.command()(init)
+app.command()(invite)
 app.command()(status)
 app.add_typer(models, name="models")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)

@@ -16,6 +16,7 @@ import typer
 from swarm import __version__
 from swarm.cli import options
 from swarm.cli.console import announce, progress, warn
+from swarm.cli.invite import accept_invite, read_invite
 from swarm.cli.watchdog import stop_when_stdin_ends
 from swarm.config import ApiSettings, Config, NodeSettings
 from swarm.config.reference import effective, page
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from swarm.api.server import ApiServer
     from swarm.node.front import FrontDoor
     from swarm.node.keystore import NodeIdentity
+    from swarm.protocol.invite import Invite
     from swarm.types import Address
 
 LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
@@ -31,6 +33,7 @@ LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 def join(
     ctx: typer.Context,
+    invite: options.Invite = None,
     bootstrap: options.Bootstrap = None,
     listen: options.Listen = None,
     model: options.Model = None,
@@ -54,7 +57,7 @@ def join(
     config: options.ConfigFile = None,
     exit_with_stdin: options.ExitWithStdin = False,
 ) -> None:
-    """Run a node: start a swarm, or join the one that --bootstrap names. Ctrl-C stops it."""
+    """Run a node: start a swarm, or join the one that INVITE or --bootstrap leads to. Ctrl-C stops it."""
     # The options are read from ctx.params, as `swarm config` reads them.
     settings, origins = options.read_settings(ctx.params)
     if origins["api.keys"] == "--api-key":
@@ -63,7 +66,8 @@ def join(
     logging.getLogger("swarm").setLevel(settings.node.log_level.upper())
     if exit_with_stdin:
         stop_when_stdin_ends()
-    _run(replace(settings, node=replace(settings.node, name=settings.node.name or _host_name())))
+    settings = replace(settings, node=replace(settings.node, name=settings.node.name or _host_name()))
+    _run(settings, read_invite(invite, os.environ, sys.stdin))
 
 
 def config(
@@ -86,18 +90,24 @@ def _parser() -> typer.Typer:
     return parser
 
 
-def _run(settings: Config) -> None:
-    # Imported here: PyTorch and the web server take seconds, and `--help` should not.
-    from swarm.api.server import check_settings
-    from swarm.engine.device import resolve_device
+def _run(settings: Config, invite: Invite | None) -> None:
     from swarm.node.keystore import Keystore
-    from swarm.node.main import run_node
 
-    # Before a secret is made: what is said wrongly leaves nothing behind.
-    resolve_device(settings.model.device)
-    check_settings(settings.api)
     node = settings.node
     with Keystore(Path(node.state) if node.state else None) as keystore:
+        if invite is not None:
+            # Before what takes long to import: who hands over an invite that is no good learns it at once.
+            node = replace(node, bootstrap=(*node.bootstrap, *invite.addresses))
+            settings = replace(settings, node=node)
+            accept_invite(invite, keystore, settings)
+        # Imported here: PyTorch and the web server take seconds, and `--help` should not.
+        from swarm.api.server import check_settings
+        from swarm.engine.device import resolve_device
+        from swarm.node.main import run_node
+
+        # Before a secret is made: what is said wrongly leaves nothing behind.
+        resolve_device(settings.model.device)
+        check_settings(settings.api)
         identity = keystore.open(
             create_secret=not node.bootstrap,
             swarm_key_file=node.swarm_key_file,
@@ -151,10 +161,11 @@ def _tell_how_to_join(settings: NodeSettings, identity: NodeIdentity, bound: Add
     elif only_here:
         announce(f"{what}:\n  {join} --swarm-key-file {identity.secret_path}{here}")
     else:
+        state = f" --state {settings.state}" if settings.state else ""
         announce(
-            f"{what}, set swarm up there, copy the secret to it and join:\n"
-            f"  scp {address.host}:{identity.secret_path} swarm.key\n"
-            f"  {join} --swarm-key-file swarm.key"
+            f"{what}, make an invite here, in another terminal, and hand it to `join` there:\n"
+            f"  {_python()} -m swarm invite{state}\n"
+            f"  {_python()} -m swarm join -"
         )
 
 

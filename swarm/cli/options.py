@@ -55,6 +55,15 @@ Threads = Annotated[int | None, _setting("threads", "N")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings; flags win over it.")
 ]
+Invite = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="[INVITE]",
+        help="What `swarm invite` printed on a member, or - to read it from standard input, where other users of "
+        "this machine can't see it; SWARM_INVITE does too.",
+        show_default=False,
+    ),
+]
 ExitWithStdin = Annotated[
     bool, typer.Option("--exit-with-stdin", hidden=True, help="End when standard input does.")
 ]

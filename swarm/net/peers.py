@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import secrets
-import socket
 import ssl
 from collections.abc import Callable
 
 from swarm.config import NetSettings
 from swarm.errors import AuthenticationError, DialError, LinkDownError, ProtocolError
 from swarm.net.connection import LIVE_READ_BYTES, Connection, ConnectionEndedError
+from swarm.net.dial import dial, refused
 from swarm.net.link import LinkStats, PeerInfo
 from swarm.net.listener import Listener
 from swarm.net.table import LinkTable, Receiver, RefusalLog
@@ -18,21 +19,16 @@ from swarm.net.tls import client_context, server_context
 from swarm.protocol.codec import Payload
 from swarm.protocol.handshake import NONCE_BYTES, Authenticated, ClientHandshake, ServerHandshake
 from swarm.protocol.identity import Keyring, NodeKey
+from swarm.protocol.invite import Tickets
 from swarm.protocol.limits import CloseCode
 from swarm.protocol.messages import AnyMessage, SignedRecord
 from swarm.types import Address, BootId, NodeId, short
 
 __all__ = ["LinkStats", "Network", "PeerInfo", "Receiver"]
 
-_CLOSE_SECONDS = 1.5
+log = logging.getLogger("swarm.net")
 
-_REFUSALS = {
-    CloseCode.MALFORMED: "it did not understand us, or refuses this node for a minute after malformed frames",
-    CloseCode.AUTHENTICATION: "authentication failed: is it the same swarm secret?",
-    CloseCode.BANNED: "it does not allow this node's id",
-    CloseCode.DUPLICATE: "another process with this node's key is running; one key belongs to one process",
-    CloseCode.VERSION: "no protocol version in common; update the older side",
-}
+_CLOSE_SECONDS = 1.5
 
 
 class Network:
@@ -58,6 +54,7 @@ class Network:
         self._settings = settings
         self._hello = hello
         self._admit = admit
+        self.tickets = Tickets()
         self._refusals = RefusalLog()
         self._table = LinkTable(key.node_id, boot, settings, receiver, self._refusals)
         self._buffer = memoryview(bytearray(LIVE_READ_BYTES))
@@ -91,7 +88,9 @@ class Network:
         """
         if expected is not None and expected in self._table:
             return expected
-        connection = await self._dial(address)
+        connection = await dial(
+            address, context=self._client_context, buffer=self._buffer, seconds=self._settings.dial_seconds
+        )
         try:
             async with asyncio.timeout(self._settings.handshake_seconds):
                 return await self._introduce(connection, address, expected)
@@ -104,7 +103,7 @@ class Network:
             connection.close(exc.close_code)
             raise DialError(address, f"no swarm node of ours answers there: {exc}") from None
         except ConnectionEndedError as exc:
-            raise self._refused(address, exc) from None
+            raise refused(address, exc) from None
         finally:
             if not connection.live and not connection.closing:
                 connection.abort()
@@ -146,11 +145,15 @@ class Network:
             boot=self._boot,
             nonce=secrets.token_bytes(NONCE_BYTES),
             certificate=self._certificate,
+            ticket_key=lambda ticket: self.tickets.key_of(ticket, self._now()),
         )
         try:
             await connection.open()
             connection.write(handshake.challenge())
             peer = handshake.read_auth(await connection.next_frame())
+            if peer.ticket is not None:
+                await self._let_in(connection, handshake, peer, observed)
+                return
             await self._check(peer, dialled=False)
             connection.write(handshake.accept(observed))
             peer = handshake.read_ready(await connection.next_frame())
@@ -166,6 +169,29 @@ class Network:
                 self._refusals.warn(observed, exc.reason)
         else:
             self._table.add(connection, peer, None, observed)
+
+    async def _let_in(
+        self, connection: Connection, handshake: ServerHandshake, peer: Authenticated, observed: Address
+    ) -> None:
+        """Give a newcomer with a ticket the swarm's secret, once; it comes back as a member."""
+        ticket = peer.ticket or b""
+        if not self._admit(peer.node):
+            raise AuthenticationError(f"node {short(peer.node)} may not take part here", CloseCode.BANNED)
+        if not self.tickets.claim(ticket, self._now()):
+            raise AuthenticationError("its invite is in use at this moment")
+        try:
+            connection.write(handshake.accept(observed))
+            handshake.read_ready(await connection.next_frame())
+            # Before the secret leaves, so that no fault can let a second machine in.
+            self.tickets.burn(ticket)
+            connection.write(handshake.welcome())
+        finally:
+            self.tickets.release(ticket)
+        connection.close(CloseCode.GOING_AWAY)
+        log.info("node %s was let in by an invite, from %s", short(peer.node), observed)
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
 
     async def _introduce(self, connection: Connection, address: Address, expected: NodeId | None) -> NodeId:
         await connection.open()
@@ -204,29 +230,3 @@ class Network:
         if not self._admit(peer.node):
             raise AuthenticationError(f"node {short(peer.node)} may not take part here", CloseCode.BANNED)
         await self._table.check(peer, dialled=dialled)
-
-    async def _dial(self, address: Address) -> Connection:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(self._settings.dial_seconds):
-                _, connection = await loop.create_connection(
-                    lambda: Connection(self._client_context, self._buffer, server_side=False),
-                    address.host,
-                    address.port,
-                )
-        except TimeoutError:
-            raise DialError(address, f"no answer within {self._settings.dial_seconds:g} s") from None
-        except socket.gaierror:
-            raise DialError(address, "no such host") from None
-        except ConnectionRefusedError:
-            raise DialError(address, "connection refused; no node listens there") from None
-        except OSError as exc:
-            raise DialError(address, exc.strerror or str(exc)) from None
-        return connection
-
-    def _refused(self, address: Address, end: ConnectionEndedError) -> DialError | AuthenticationError:
-        if end.code == CloseCode.SELF:
-            return DialError(address, "this is our own address", own=True)
-        if end.code in _REFUSALS:
-            return AuthenticationError(f"{address} refused us: {_REFUSALS[CloseCode(end.code)]}", end.code)
-        return DialError(address, end.reason)

@@ -79,6 +79,32 @@ class Keystore:
             raise
         return NodeIdentity(key, keyring, path, created)
 
+    def claim(self) -> NodeKey:
+        """Claim the folder and return the node's key, for a newcomer that has no secret yet; see ``open``."""
+        self._claim()
+        try:
+            return self._node_key()
+        except BaseException:
+            self.close()
+            raise
+
+    def own_keyring(self) -> Keyring | None:
+        """Return the secrets in the folder itself, None when there are none. Raises ConfigError like ``open``."""
+        path = self.folder / SECRET_FILE
+        content = read_secret_file(path)
+        return None if content is None else _keyring(content, str(path))
+
+    def save_keyring(self, keyring: Keyring) -> None:
+        """Write the swarm's secrets, as an invite brought them. Raises ConfigError rather than replace others."""
+        known = self.own_keyring()
+        if known is not None and known.find(keyring.preferred.swarm_id) is None:
+            raise ConfigError(
+                f"{self.folder} holds the secret of another swarm; join this one with a state folder of its own: "
+                "--state FOLDER"
+            )
+        lines = "".join(f"{secret.hex()}\n" for secret in keyring.secrets)
+        _write(self.folder / SECRET_FILE, lines.encode())
+
     def close(self) -> None:
         """Let another process use the folder. Safe to call twice."""
         self._lock.release(force=True)
@@ -155,8 +181,8 @@ class Keystore:
             return _keyring(content, str(path)), path, False
         if not create:
             raise ConfigError(
-                f"no swarm secret: {path} does not exist. Copy the file swarm.key of a member there, or name "
-                "a copy with --swarm-key-file"
+                f"no swarm secret: {path} does not exist. Ask a member for an invite (`python -m swarm invite`) and "
+                "join with it, or name a copy of its file swarm.key with --swarm-key-file"
             )
         content = f"{secrets.token_hex(SECRET_BYTES)}\n".encode()
         _write(path, content)

@@ -5,19 +5,17 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from swarm.node.node import Closeable, Node
+from swarm.node.node import Node
 
 if TYPE_CHECKING:
-    from swarm.config import ApiSettings, Config
+    from swarm.config import Config
     from swarm.models.progress import Progress
-    from swarm.node.front import FrontDoor
+    from swarm.node.doors import FrontDoorFactory
     from swarm.node.keystore import Keystore, NodeIdentity
     from swarm.types import Address
-
-FrontDoorFactory = Callable[["FrontDoor", "ApiSettings"], Awaitable[Closeable]]
 
 
 async def run_node(
@@ -32,7 +30,8 @@ async def run_node(
 ) -> None:
     """Run a node until SIGINT or SIGTERM. Raises SwarmError when it can't start or go on.
 
-    ``open_front_door`` is called when the settings ask for a door; callers bring it: nodes know no HTTP.
+    ``open_front_door`` is called when the settings, or the node's user later on, ask for a door; callers bring it:
+    nodes know no HTTP.
     ``on_listening`` is told the address bound, once it is.
     """
     node = Node(config, keystore, identity, announce, progress)
@@ -46,15 +45,8 @@ async def run_node(
     else:
         handled = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, on_signal) for number in handled}
-    door = None
-    if open_front_door is not None and config.api.listen is not None:
-        factory = open_front_door
-
-        async def door(front: FrontDoor) -> Closeable:
-            return await factory(front, config.api)
-
     try:
-        await node.run(door, on_listening)
+        await node.run(open_front_door, on_listening)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

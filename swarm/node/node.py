@@ -8,7 +8,7 @@ import os
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import psutil
 
@@ -20,8 +20,10 @@ from swarm.gossip.membership import Membership
 from swarm.models.store import ModelStore
 from swarm.net.peers import Network
 from swarm.node.bus import Bus
+from swarm.node.control import ControlServer
+from swarm.node.controls import Controls
 from swarm.node.dispatch import Dispatch
-from swarm.node.front import FrontDoor
+from swarm.node.doors import Doors, FrontDoorFactory
 from swarm.node.gossip_loop import GossipLoop
 from swarm.node.hosting import Hosting
 from swarm.node.lag import LoopLag
@@ -44,15 +46,6 @@ TICK_SECONDS = 0.05
 LOAD_SECONDS = 1.0
 JOIN_SECONDS = 10.0
 SYNC_SECONDS = 0.5
-
-
-class Closeable(Protocol):
-    """An open front door."""
-
-    async def aclose(self) -> None: ...
-
-
-OpenFrontDoor = Callable[[FrontDoor], Awaitable[Closeable]]
 
 
 class Node:
@@ -82,6 +75,7 @@ class Node:
         self._view: SwarmView | None = None
         self._view_until = 0.0
         self._rows_before = 0
+        self._addresses: tuple[Address, ...] = ()
         self._build(progress)
 
     def _build(self, progress: Progress | None) -> None:
@@ -170,14 +164,17 @@ class Node:
     # --- life ---
 
     async def run(
-        self, open_front_door: OpenFrontDoor | None, on_listening: Callable[[Address], None] | None = None
+        self,
+        open_front_door: FrontDoorFactory | None,
+        on_listening: Callable[[Address], None] | None = None,
     ) -> None:
         """Join the swarm and serve until ``stop``. Raises SwarmError when the node can't start or go on.
 
         ``on_listening`` is told the address that other nodes reach, with the port that was bound.
         """
         self._engine.start()
-        door: Closeable | None = None
+        doors = Doors(self, self._config.api, open_front_door, self._door_moved)
+        control = ControlServer(self._keystore.folder, self._controls(doors).handle)
         try:
             bound = await self._network.start(self._config.node.listen)
             async with asyncio.TaskGroup() as tasks:
@@ -188,20 +185,20 @@ class Node:
                 self._introduce(bound)
                 if on_listening is not None:
                     on_listening(bound)
-                if open_front_door is not None:
-                    door = await open_front_door(self)
+                if open_front_door is not None and self._config.api.listen is not None:
+                    await doors.open()
+                await control.start()
                 running += [tasks.create_task(work()) for work in (self._hosting.run, self._report_load)]
                 await self._stopping.wait()
-                await self._leave(door)
-                door = None
+                await self._leave(doors)
                 for task in running:
                     task.cancel()
                 self._tasks = None
         except BaseExceptionGroup as group:
             raise _first(group) from group
         finally:
-            if door is not None:
-                await door.aclose()
+            await control.aclose()
+            await doors.aclose()
             await self._network.aclose()
             await self._engine.aclose()
         if self._failure is not None:
@@ -210,18 +207,33 @@ class Node:
     def stop(self) -> None:
         self._stopping.set()
 
-    async def _leave(self, door: Closeable | None) -> None:
+    async def _leave(self, doors: Doors) -> None:
         """Say goodbye: no new sessions, running answers ended, neighbours told."""
         self._announce("Leaving the swarm …")
         self._stage.draining = True
-        if door is not None:
-            await door.aclose()
+        await doors.aclose()
         self._gossip.change(lambda membership, now: membership.leave(now))
         await asyncio.sleep(0.05)
 
+    def _controls(self, doors: Doors) -> Controls:
+        return Controls(
+            node=self._id,
+            swarm_id=self._identity.keyring.preferred.swarm_id,
+            tickets=self._network.tickets,
+            addresses=lambda: self._addresses,
+            doors=doors,
+            state=lambda: self.state(detail=True),
+            stop=self.stop,
+            set_layers=None,
+            clock=lambda: asyncio.get_running_loop().time(),
+        )
+
+    def _door_moved(self, port: int) -> None:
+        self._gossip.change(lambda membership, now: membership.update_self(now, api_port=port))
+
     def _introduce(self, bound: Address) -> None:
         settings = self._config.node
-        addresses = settings.advertise or own_addresses(bound)
+        self._addresses = addresses = settings.advertise or own_addresses(bound)
         api = self._config.api.listen
 
         def introduce(membership: Membership, now: float) -> None:

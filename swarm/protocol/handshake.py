@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
@@ -24,6 +25,7 @@ from swarm.protocol.identity import (
     SWARM_ID_BYTES,
     Keyring,
     NodeKey,
+    SwarmSecret,
     node_id_of,
     verify,
 )
@@ -73,12 +75,19 @@ class _Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
     record: SignedRecord | None
 
 
-_Body = TypeVar("_Body", _Challenge, _Auth, _Accept, _Ready)
+class _Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
+    """What a newcomer with a ticket gets after READY, in place of a link."""
+
+    secrets: tuple[bytes, ...]
+
+
+_Body = TypeVar("_Body", _Challenge, _Auth, _Accept, _Ready, _Welcome)
 _encode = msgspec.msgpack.Encoder().encode
 _challenges = msgspec.msgpack.Decoder(_Challenge)
 _auths = msgspec.msgpack.Decoder(_Auth)
 _accepts = msgspec.msgpack.Decoder(_Accept)
 _readies = msgspec.msgpack.Decoder(_Ready)
+_welcomes = msgspec.msgpack.Decoder(_Welcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,6 +104,8 @@ class Authenticated:
     """This end's address as the peer sees it: a hint. Only the client is told."""
     record: SignedRecord | None = None
     """The client's record from READY, its signature not yet verified. Only the server gets it."""
+    ticket: bytes | None = None
+    """The invite that the client came with: it is no member yet and gets the secret instead of a link."""
 
 
 class ServerHandshake:
@@ -112,12 +123,15 @@ class ServerHandshake:
         nonce: bytes,
         certificate: bytes,
         features: int = FEATURES,
+        ticket_key: Callable[[bytes], bytes | None] = lambda _: None,
     ) -> None:
+        """``ticket_key`` returns the key of an invite's ticket that is open now, by the ticket's id."""
         self._key = key
         self._keyring = keyring
         self._boot = boot
         self._certificate = certificate
         self._features = features
+        self._ticket_key = ticket_key
         swarms = tuple(secret.swarm_id for secret in keyring.secrets[:_MAX_SWARMS])
         self._challenge = _encode(_Challenge(PROTOCOL_MIN, PROTOCOL_MAX, _sized(nonce, NONCE_BYTES), swarms))
         self._admission_key = b""
@@ -147,23 +161,29 @@ class ServerHandshake:
             raise AuthenticationError(
                 "its signature is not over this handshake: replayed, or changed on the way"
             )
-        if auth.ticket is not None:
-            raise AuthenticationError("its invite is unknown or used up")
-        secret = next(
-            (s for s in self._keyring.secrets if _is_mac(mac, s.admission_key, _CLIENT, transcript)), None
-        )
-        if secret is None:
-            raise AuthenticationError("wrong swarm secret")
-        self._admission_key = secret.admission_key
+        self._admission_key, swarm_id = self._proven(auth.ticket, mac, transcript)
         self._client_proof = transcript + _lp(signature)
         self._peer = Authenticated(
             node=node_id_of(auth.public_key),
             public_key=auth.public_key,
             boot=BootId(auth.boot),
-            swarm_id=secret.swarm_id,
+            swarm_id=swarm_id,
             features=self._features & auth.features,
+            ticket=auth.ticket,
         )
         return self._peer
+
+    def _proven(self, ticket: bytes | None, mac: bytes, transcript: bytes) -> tuple[bytes, bytes]:
+        """Return the key that made the mac and the swarm it lets into."""
+        if ticket is not None:
+            key = self._ticket_key(ticket)
+            if key is None or not _is_mac(mac, key, _CLIENT, transcript):
+                raise AuthenticationError("its invite is unknown, used up or expired")
+            return key, self._keyring.preferred.swarm_id
+        for secret in self._keyring.secrets:
+            if _is_mac(mac, secret.admission_key, _CLIENT, transcript):
+                return secret.admission_key, secret.swarm_id
+        raise AuthenticationError("wrong swarm secret")
 
     def accept(self, observed: Address) -> bytes:
         """Return ACCEPT, which tells the client the address that it is seen at."""
@@ -182,6 +202,12 @@ class ServerHandshake:
         ready = _decode(_readies, frame)
         return replace(self._peer, record=ready.record)
 
+    def welcome(self) -> bytes:
+        """Return WELCOME, the swarm's secrets for a newcomer that came with a ticket and is READY."""
+        if self._peer is None or self._peer.ticket is None:
+            raise RuntimeError("welcome() is for who came with a ticket")
+        return _encode(_Welcome(tuple(secret.secret for secret in self._keyring.secrets[:_MAX_SWARMS])))
+
 
 class ClientHandshake:
     """The dialling side: ``read_challenge``, ``read_accept``, ``ready``, in this order."""
@@ -190,15 +216,18 @@ class ClientHandshake:
         self,
         *,
         key: NodeKey,
-        keyring: Keyring,
+        keyring: Keyring | None,
         boot: BootId,
         nonce: bytes,
         server_key: bytes,
         certificate: bytes,
         expected: NodeId | None = None,
         features: int = FEATURES,
+        ticket: tuple[bytes, bytes] | None = None,
     ) -> None:
         """``certificate`` (DER) and its Ed25519 ``server_key`` come from TLS; ``expected`` is a pinned id.
+
+        ``ticket`` is the id and key of an invite, for a newcomer without a keyring.
 
         Raises AuthenticationError when the server is not the expected node.
         """
@@ -209,6 +238,7 @@ class ClientHandshake:
         self._server_key = server_key
         self._certificate = certificate
         self._features = features
+        self._ticket = ticket
         self.server = node_id_of(server_key)
         if expected is not None and self.server != expected:
             raise AuthenticationError(
@@ -233,18 +263,28 @@ class ClientHandshake:
                 f"we speak {PROTOCOL_MIN} to {PROTOCOL_MAX}",
                 CloseCode.VERSION,
             )
-        secret = next(filter(None, map(self._keyring.find, challenge.swarms[:_MAX_SWARMS])), None)
-        if secret is None:
-            raise AuthenticationError(
-                "wrong swarm secret: ours is not this swarm's; copy the key file of a member (--swarm-key-file)"
-            )
-        body = _encode(_Auth(version, self._features, self._nonce, self._key.public_bytes, self._boot))
+        self._admission_key, self._swarm_id = self._means(challenge)
+        ticket = None if self._ticket is None else self._ticket[0]
+        body = _encode(
+            _Auth(version, self._features, self._nonce, self._key.public_bytes, self._boot, ticket)
+        )
         transcript = _transcript(frame, body, self._certificate)
-        sealed = _seal(body, secret.admission_key, self._key, _CLIENT, transcript)
-        self._admission_key = secret.admission_key
-        self._swarm_id = secret.swarm_id
+        sealed = _seal(body, self._admission_key, self._key, _CLIENT, transcript)
         self._client_proof = transcript + _lp(sealed[-SIGNATURE_BYTES:])
         return sealed
+
+    def _means(self, challenge: _Challenge) -> tuple[bytes, bytes]:
+        """Return the key that proves us and the swarm it is for."""
+        if self._ticket is not None:
+            return self._ticket[1], challenge.swarms[0] if challenge.swarms else b""
+        known = self._keyring.find if self._keyring is not None else lambda _: None
+        secret = next(filter(None, map(known, challenge.swarms[:_MAX_SWARMS])), None)
+        if secret is None:
+            raise AuthenticationError(
+                "wrong swarm secret: ours is not this swarm's; copy the key file of a member (--swarm-key-file) "
+                "or ask one for an invite (`swarm invite`)"
+            )
+        return secret.admission_key, secret.swarm_id
 
     def read_accept(self, frame: bytes) -> Authenticated:
         """Check the server's own proof. Raises AuthenticationError, or ProtocolError if this is no ACCEPT."""
@@ -276,6 +316,17 @@ class ClientHandshake:
         if len(frame) > MAX_HANDSHAKE_BYTES:
             raise ValueError(f"a record of {len(frame)} bytes does not fit READY ({MAX_HANDSHAKE_BYTES})")
         return frame
+
+    def read_welcome(self, frame: bytes) -> Keyring:
+        """Return the swarm's secrets that a ticket is answered with. Raises ProtocolError for other bytes."""
+        _bound(frame)
+        if not self._swarm_id or self._ticket is None:
+            raise RuntimeError("read_welcome() comes after read_accept(), with a ticket")
+        welcome = _decode(_welcomes, frame)
+        try:
+            return Keyring(tuple(map(SwarmSecret, welcome.secrets)))
+        except ValueError as exc:
+            raise ProtocolError(f"WELCOME without a usable secret: {exc}") from None
 
 
 def _lp(data: bytes) -> bytes:

@@ -149,14 +149,71 @@ def test_a_server_other_than_the_expected_one_is_refused() -> None:
     assert client(expected=SERVER.node_id).server == SERVER.node_id
 
 
-def test_a_ticket_is_refused_while_there_are_no_invites(monkeypatch: pytest.MonkeyPatch) -> None:
-    from swarm.protocol import handshake
+TICKET, TICKET_KEY = b"ticket-1", b"t" * 32
 
-    plain = handshake._Auth
-    monkeypatch.setattr(handshake, "_Auth", lambda *fields: plain(*fields, ticket=b"t" * 16))
-    serving = server()
+
+def invited(**changes: Any) -> ClientHandshake:
+    return client(**({"keyring": None, "expected": SERVER.node_id, "ticket": (TICKET, TICKET_KEY)} | changes))
+
+
+def issuing(**changes: Any) -> ServerHandshake:
+    return server(**({"ticket_key": {TICKET: TICKET_KEY}.get} | changes))
+
+
+def test_a_ticket_proves_both_sides_and_is_answered_with_the_secrets() -> None:
+    ring = Keyring((SECRET, SwarmSecret(b"o" * 32)))
+    serving, dialling = issuing(keyring=ring), invited()
+    of_client, of_server = run(serving, dialling)
+    assert (of_client.node, of_client.ticket) == (CLIENT.node_id, TICKET)
+    assert of_server.node == SERVER.node_id
+    assert dialling.read_welcome(serving.welcome()) == ring
+
+
+@pytest.mark.parametrize(
+    "dialling",
+    [
+        invited(ticket=(b"ticket-2", TICKET_KEY)),
+        invited(ticket=(TICKET, b"x" * 32)),
+        invited(ticket=(TICKET, SECRET.admission_key)),
+    ],
+    ids=["unknown", "wrong key", "a ticket with the swarm's key"],
+)
+def test_a_wrong_ticket_is_refused(dialling: ClientHandshake) -> None:
+    serving = issuing()
     with pytest.raises(AuthenticationError, match="invite"):
-        serving.read_auth(client().read_challenge(serving.challenge()))
+        serving.read_auth(dialling.read_challenge(serving.challenge()))
+
+
+def test_a_tickets_key_without_the_ticket_lets_nobody_in() -> None:
+    serving = issuing()
+    outsider = client(keyring=None, ticket=(None, TICKET_KEY))
+    with pytest.raises(AuthenticationError, match="wrong swarm secret"):
+        serving.read_auth(outsider.read_challenge(serving.challenge()))
+
+
+def test_a_server_that_does_not_know_the_ticket_can_not_pose_as_its_issuer() -> None:
+    # It owns the right node key, but another made the ticket.
+    serving, dialling = issuing(ticket_key=lambda _: TICKET_KEY), invited(ticket=(TICKET, TICKET_KEY))
+    serving.read_auth(dialling.read_challenge(serving.challenge()))
+    accept = bytearray(serving.accept(OBSERVED))
+    accept[-96] ^= 1
+    with pytest.raises(AuthenticationError, match="could not prove"):
+        dialling.read_accept(bytes(accept))
+
+
+def test_a_member_is_never_sent_the_secrets() -> None:
+    serving, dialling = issuing(), client()
+    run(serving, dialling)
+    with pytest.raises(RuntimeError):
+        serving.welcome()
+
+
+@given(st.binary(max_size=300))
+def test_a_welcome_of_any_other_bytes_is_refused(frame: bytes) -> None:
+    serving, dialling = issuing(), invited()
+    run(serving, dialling)
+    with pytest.raises(ProtocolError):
+        dialling.read_welcome(frame)
 
 
 @pytest.mark.parametrize(("name", "value"), [("PROTOCOL_MIN", 2), ("PROTOCOL_MAX", 0)])

@@ -1,0 +1,104 @@
+"""What a node does when its own user asks through the control socket. Moves no bytes itself."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+from swarm.errors import ConfigError, SwarmError
+from swarm.node.control import (
+    AnyRequest,
+    CloseDoor,
+    GetState,
+    MakeInvite,
+    OpenDoor,
+    SetLayers,
+    Stop,
+)
+from swarm.protocol.invite import MAX_ADDRESSES, TICKET_ID_BYTES, TICKET_KEY_BYTES, Invite, Tickets
+from swarm.types import Address, LayerSpan, NodeId
+
+if TYPE_CHECKING:
+    from swarm.node.doors import Doors
+
+DEFAULT_API_HOST = "127.0.0.1"
+MAX_INVITE_MINUTES = 24 * 60
+
+
+class Controls:
+    """Answers one request at a time; raises SwarmError with what the person should read."""
+
+    def __init__(
+        self,
+        *,
+        node: NodeId,
+        swarm_id: bytes,
+        tickets: Tickets,
+        addresses: Callable[[], tuple[Address, ...]],
+        doors: Doors,
+        state: Callable[[], dict[str, Any]],
+        stop: Callable[[], None],
+        set_layers: Callable[[LayerSpan | str], Awaitable[None]] | None,
+        clock: Callable[[], float],
+    ) -> None:
+        """``clock`` is the one that the tickets are checked by; ``set_layers`` is None where spans are fixed."""
+        self._node = node
+        self._swarm_id = swarm_id
+        self._tickets = tickets
+        self._addresses = addresses
+        self._doors = doors
+        self._state = state
+        self._stop = stop
+        self._set_layers = set_layers
+        self._clock = clock
+
+    async def handle(self, request: AnyRequest) -> dict[str, Any]:
+        match request:
+            case GetState():
+                door = self._doors.address
+                return {**self._state(), "api": None if door is None else str(door)}
+            case MakeInvite(minutes):
+                return self._invite(minutes)
+            case Stop():
+                self._stop()
+                return {}
+            case OpenDoor(listen, keys):
+                return await self._open(listen, keys)
+            case CloseDoor():
+                await self._doors.aclose()
+                return {}
+            case SetLayers(layers):
+                return await self._layers(layers)
+
+    def _invite(self, minutes: float) -> dict[str, Any]:
+        if not 0 < minutes <= MAX_INVITE_MINUTES:
+            raise ConfigError(f"an invite is good for up to {MAX_INVITE_MINUTES} minutes, not {minutes:g}")
+        ticket, key = secrets.token_bytes(TICKET_ID_BYTES), secrets.token_bytes(TICKET_KEY_BYTES)
+        addresses = self._addresses()[:MAX_ADDRESSES]
+        try:
+            self._tickets.issue(ticket, key, self._clock(), minutes * 60)
+        except ValueError as exc:
+            raise SwarmError(str(exc)) from None
+        invite = Invite(addresses, self._node, self._swarm_id, ticket, key)
+        return {"invite": invite.encode(), "addresses": list(map(str, addresses)), "minutes": minutes}
+
+    async def _open(self, listen: str, keys: tuple[str, ...] | None) -> dict[str, Any]:
+        try:
+            address = Address.parse(listen, DEFAULT_API_HOST)
+        except ValueError as exc:
+            raise ConfigError(f"the address of the API: {exc}") from None
+        await self._doors.open(address, keys)
+        return {"listen": str(self._doors.address)}
+
+    async def _layers(self, text: str) -> dict[str, Any]:
+        if self._set_layers is None:
+            raise SwarmError("this node can't change its layers while it runs; restart it with --layers")
+        if text not in ("auto", "none"):
+            try:
+                await self._set_layers(LayerSpan.parse(text))
+            except ValueError as exc:
+                raise ConfigError(f"layers: {exc}") from None
+        else:
+            await self._set_layers(text)
+        return {}
