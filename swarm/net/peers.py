@@ -17,7 +17,8 @@ from swarm.net.listener import Listener
 from swarm.net.table import LinkTable, Receiver, RefusalLog
 from swarm.net.tls import client_context, server_context
 from swarm.protocol.codec import Payload
-from swarm.protocol.handshake import NONCE_BYTES, Authenticated, ClientHandshake, ServerHandshake
+from swarm.protocol.handshake import Authenticated, ClientHandshake, ServerHandshake
+from swarm.protocol.handshake_frames import NONCE_BYTES
 from swarm.protocol.identity import Keyring, NodeKey
 from swarm.protocol.invite import Tickets
 from swarm.protocol.limits import CloseCode

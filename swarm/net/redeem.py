@@ -10,7 +10,8 @@ from swarm.errors import AuthenticationError, DialError, ProtocolError
 from swarm.net.connection import LIVE_READ_BYTES, Connection, ConnectionEndedError
 from swarm.net.dial import dial
 from swarm.net.tls import client_context
-from swarm.protocol.handshake import BOOT_BYTES, NONCE_BYTES, ClientHandshake
+from swarm.protocol.handshake import ClientHandshake
+from swarm.protocol.handshake_frames import BOOT_BYTES, NONCE_BYTES
 from swarm.protocol.identity import Keyring, NodeKey
 from swarm.protocol.invite import Invite
 from swarm.protocol.limits import CloseCode

@@ -10,15 +10,37 @@ membership of both by an HMAC; all of them over hashes of the exact frame bytes:
 
 from __future__ import annotations
 
-import hashlib
-import hmac
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TypeVar
-
-import msgspec
 
 from swarm.errors import AuthenticationError, ProtocolError
+from swarm.protocol.handshake_frames import (
+    BOOT_BYTES,
+    CLIENT,
+    NONCE_BYTES,
+    SERVER,
+    Accept,
+    Auth,
+    Challenge,
+    Ready,
+    Welcome,
+    accept_transcript_of,
+    accepts,
+    auths,
+    bound,
+    challenges,
+    claim,
+    decode,
+    encode,
+    is_mac,
+    lp,
+    readies,
+    seal,
+    sized,
+    split,
+    transcript_of,
+    welcomes,
+)
 from swarm.protocol.identity import (
     PUBLIC_KEY_BYTES,
     SIGNATURE_BYTES,
@@ -33,61 +55,7 @@ from swarm.protocol.limits import FEATURES, MAX_HANDSHAKE_BYTES, PROTOCOL_MAX, P
 from swarm.protocol.messages import SignedRecord
 from swarm.types import Address, BootId, NodeId, short
 
-NONCE_BYTES = 32
-BOOT_BYTES = 8
-_MAC_BYTES = 32
-_TRAILER_BYTES = _MAC_BYTES + SIGNATURE_BYTES
 _MAX_SWARMS = 16
-_PROTOCOL = b"swarm/1"
-_CLIENT = b"client"
-_SERVER = b"server"
-
-
-class _Challenge(msgspec.Struct, frozen=True, array_like=True, tag="challenge"):
-    version_min: int
-    version_max: int
-    nonce: bytes
-    swarms: tuple[bytes, ...]
-    """Swarm ids the server accepts, the preferred one first."""
-
-
-class _Auth(msgspec.Struct, frozen=True, array_like=True, tag="auth"):
-    """The frame is these bytes, then mac (32) and signature (64)."""
-
-    version: int
-    features: int
-    nonce: bytes
-    public_key: bytes
-    boot: bytes
-    ticket: bytes | None = None
-    """Id of a one-time invite whose key made the mac; None: the swarm's admission key did."""
-
-
-class _Accept(msgspec.Struct, frozen=True, array_like=True, tag="accept"):
-    """The frame is these bytes, then mac (32) and signature (64)."""
-
-    features: int
-    boot: bytes
-    observed: Address
-
-
-class _Ready(msgspec.Struct, frozen=True, array_like=True, tag="ready"):
-    record: SignedRecord | None
-
-
-class _Welcome(msgspec.Struct, frozen=True, array_like=True, tag="welcome"):
-    """What a newcomer with a ticket gets after READY, in place of a link."""
-
-    secrets: tuple[bytes, ...]
-
-
-_Body = TypeVar("_Body", _Challenge, _Auth, _Accept, _Ready, _Welcome)
-_encode = msgspec.msgpack.Encoder().encode
-_challenges = msgspec.msgpack.Decoder(_Challenge)
-_auths = msgspec.msgpack.Decoder(_Auth)
-_accepts = msgspec.msgpack.Decoder(_Accept)
-_readies = msgspec.msgpack.Decoder(_Ready)
-_welcomes = msgspec.msgpack.Decoder(_Welcome)
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +101,7 @@ class ServerHandshake:
         self._features = features
         self._ticket_key = ticket_key
         swarms = tuple(secret.swarm_id for secret in keyring.secrets[:_MAX_SWARMS])
-        self._challenge = _encode(_Challenge(PROTOCOL_MIN, PROTOCOL_MAX, _sized(nonce, NONCE_BYTES), swarms))
+        self._challenge = encode(Challenge(PROTOCOL_MIN, PROTOCOL_MAX, sized(nonce, NONCE_BYTES), swarms))
         self._admission_key = b""
         self._client_proof = b""
         self._peer: Authenticated | None = None
@@ -143,8 +111,8 @@ class ServerHandshake:
 
     def read_auth(self, frame: bytes) -> Authenticated:
         """Check AUTH. Raises AuthenticationError, or ProtocolError for bytes that are no AUTH."""
-        body, mac, signature = _split(frame)
-        auth = _decode(_auths, body)
+        body, mac, signature = split(frame)
+        auth = decode(auths, body)
         if not PROTOCOL_MIN <= auth.version <= PROTOCOL_MAX:
             raise AuthenticationError(
                 f"it speaks protocol {auth.version}, we speak {PROTOCOL_MIN} to {PROTOCOL_MAX}",
@@ -156,13 +124,13 @@ class ServerHandshake:
             or len(auth.boot) != BOOT_BYTES
         ):
             raise ProtocolError("AUTH has a nonce, key or boot id of a wrong size")
-        transcript = _transcript(self._challenge, body, self._certificate)
-        if not verify(auth.public_key, signature, _claim(_CLIENT, transcript)):
+        transcript = transcript_of(self._challenge, body, self._certificate)
+        if not verify(auth.public_key, signature, claim(CLIENT, transcript)):
             raise AuthenticationError(
                 "its signature is not over this handshake: replayed, or changed on the way"
             )
         self._admission_key, swarm_id = self._proven(auth.ticket, mac, transcript)
-        self._client_proof = transcript + _lp(signature)
+        self._client_proof = transcript + lp(signature)
         self._peer = Authenticated(
             node=node_id_of(auth.public_key),
             public_key=auth.public_key,
@@ -177,11 +145,11 @@ class ServerHandshake:
         """Return the key that made the mac and the swarm it lets into."""
         if ticket is not None:
             key = self._ticket_key(ticket)
-            if key is None or not _is_mac(mac, key, _CLIENT, transcript):
+            if key is None or not is_mac(mac, key, CLIENT, transcript):
                 raise AuthenticationError("its invite is unknown, used up or expired")
             return key, self._keyring.preferred.swarm_id
         for secret in self._keyring.secrets:
-            if _is_mac(mac, secret.admission_key, _CLIENT, transcript):
+            if is_mac(mac, secret.admission_key, CLIENT, transcript):
                 return secret.admission_key, secret.swarm_id
         raise AuthenticationError("wrong swarm secret")
 
@@ -189,24 +157,24 @@ class ServerHandshake:
         """Return ACCEPT, which tells the client the address that it is seen at."""
         if self._peer is None:
             raise RuntimeError("accept() comes after read_auth()")
-        body = _encode(_Accept(self._features, self._boot, observed))
-        return _seal(
-            body, self._admission_key, self._key, _SERVER, _accept_transcript(self._client_proof, body)
+        body = encode(Accept(self._features, self._boot, observed))
+        return seal(
+            body, self._admission_key, self._key, SERVER, accept_transcript_of(self._client_proof, body)
         )
 
     def read_ready(self, frame: bytes) -> Authenticated:
         """Return the peer with its record. Raises ProtocolError for bytes that are no READY."""
-        _bound(frame)
+        bound(frame)
         if self._peer is None:
             raise RuntimeError("read_ready() comes after read_auth()")
-        ready = _decode(_readies, frame)
+        ready = decode(readies, frame)
         return replace(self._peer, record=ready.record)
 
     def welcome(self) -> bytes:
         """Return WELCOME, the swarm's secrets for a newcomer that came with a ticket and is READY."""
         if self._peer is None or self._peer.ticket is None:
             raise RuntimeError("welcome() is for who came with a ticket")
-        return _encode(_Welcome(tuple(secret.secret for secret in self._keyring.secrets[:_MAX_SWARMS])))
+        return encode(Welcome(tuple(secret.secret for secret in self._keyring.secrets[:_MAX_SWARMS])))
 
 
 class ClientHandshake:
@@ -234,7 +202,7 @@ class ClientHandshake:
         self._key = key
         self._keyring = keyring
         self._boot = boot
-        self._nonce = _sized(nonce, NONCE_BYTES)
+        self._nonce = sized(nonce, NONCE_BYTES)
         self._server_key = server_key
         self._certificate = certificate
         self._features = features
@@ -250,8 +218,8 @@ class ClientHandshake:
 
     def read_challenge(self, frame: bytes) -> bytes:
         """Return AUTH. Raises AuthenticationError when there is no common swarm or version."""
-        _bound(frame)
-        challenge = _decode(_challenges, frame)
+        bound(frame)
+        challenge = decode(challenges, frame)
         if len(challenge.nonce) != NONCE_BYTES or any(
             len(swarm) != SWARM_ID_BYTES for swarm in challenge.swarms
         ):
@@ -265,15 +233,13 @@ class ClientHandshake:
             )
         self._admission_key, self._swarm_id = self._means(challenge)
         ticket = None if self._ticket is None else self._ticket[0]
-        body = _encode(
-            _Auth(version, self._features, self._nonce, self._key.public_bytes, self._boot, ticket)
-        )
-        transcript = _transcript(frame, body, self._certificate)
-        sealed = _seal(body, self._admission_key, self._key, _CLIENT, transcript)
-        self._client_proof = transcript + _lp(sealed[-SIGNATURE_BYTES:])
+        body = encode(Auth(version, self._features, self._nonce, self._key.public_bytes, self._boot, ticket))
+        transcript = transcript_of(frame, body, self._certificate)
+        sealed = seal(body, self._admission_key, self._key, CLIENT, transcript)
+        self._client_proof = transcript + lp(sealed[-SIGNATURE_BYTES:])
         return sealed
 
-    def _means(self, challenge: _Challenge) -> tuple[bytes, bytes]:
+    def _means(self, challenge: Challenge) -> tuple[bytes, bytes]:
         """Return the key that proves us and the swarm it is for."""
         if self._ticket is not None:
             return self._ticket[1], challenge.swarms[0] if challenge.swarms else b""
@@ -290,16 +256,16 @@ class ClientHandshake:
         """Check the server's own proof. Raises AuthenticationError, or ProtocolError if this is no ACCEPT."""
         if not self._client_proof:
             raise RuntimeError("read_accept() comes after read_challenge()")
-        body, mac, signature = _split(frame)
-        accept = _decode(_accepts, body)
+        body, mac, signature = split(frame)
+        accept = decode(accepts, body)
         if len(accept.boot) != BOOT_BYTES:
             raise ProtocolError("ACCEPT has a boot id of a wrong size")
-        transcript = _accept_transcript(self._client_proof, body)
-        if not verify(self._server_key, signature, _claim(_SERVER, transcript)):
+        transcript = accept_transcript_of(self._client_proof, body)
+        if not verify(self._server_key, signature, claim(SERVER, transcript)):
             raise AuthenticationError(
                 "its signature is not over this handshake: replayed, or changed on the way"
             )
-        if not _is_mac(mac, self._admission_key, _SERVER, transcript):
+        if not is_mac(mac, self._admission_key, SERVER, transcript):
             raise AuthenticationError("wrong swarm secret: it could not prove that it holds ours")
         return Authenticated(
             node=self.server,
@@ -312,74 +278,18 @@ class ClientHandshake:
 
     def ready(self, record: SignedRecord | None) -> bytes:
         """Return READY. Raises ValueError for a record that does not fit the frame."""
-        frame = _encode(_Ready(record))
+        frame = encode(Ready(record))
         if len(frame) > MAX_HANDSHAKE_BYTES:
             raise ValueError(f"a record of {len(frame)} bytes does not fit READY ({MAX_HANDSHAKE_BYTES})")
         return frame
 
     def read_welcome(self, frame: bytes) -> Keyring:
         """Return the swarm's secrets that a ticket is answered with. Raises ProtocolError for other bytes."""
-        _bound(frame)
+        bound(frame)
         if not self._swarm_id or self._ticket is None:
             raise RuntimeError("read_welcome() comes after read_accept(), with a ticket")
-        welcome = _decode(_welcomes, frame)
+        welcome = decode(welcomes, frame)
         try:
             return Keyring(tuple(map(SwarmSecret, welcome.secrets)))
         except ValueError as exc:
             raise ProtocolError(f"WELCOME without a usable secret: {exc}") from None
-
-
-def _lp(data: bytes) -> bytes:
-    return len(data).to_bytes(4, "big") + data
-
-
-def _transcript(challenge: bytes, auth: bytes, certificate: bytes) -> bytes:
-    return hashlib.sha256(_lp(_PROTOCOL) + _lp(challenge) + _lp(auth) + _lp(certificate)).digest()
-
-
-def _accept_transcript(client_proof: bytes, accept: bytes) -> bytes:
-    return hashlib.sha256(client_proof + _lp(accept)).digest()
-
-
-def _claim(role: bytes, transcript: bytes) -> bytes:
-    return b"swarm/1 " + role + b" auth" + transcript
-
-
-def _mac(admission_key: bytes, role: bytes, transcript: bytes) -> bytes:
-    return hmac.digest(admission_key, role + transcript, "sha256")
-
-
-def _is_mac(mac: bytes, admission_key: bytes, role: bytes, transcript: bytes) -> bool:
-    return hmac.compare_digest(mac, _mac(admission_key, role, transcript))
-
-
-def _seal(body: bytes, admission_key: bytes, key: NodeKey, role: bytes, transcript: bytes) -> bytes:
-    return body + _mac(admission_key, role, transcript) + key.sign(_claim(role, transcript))
-
-
-def _split(frame: bytes) -> tuple[bytes, bytes, bytes]:
-    """Cut a sealed frame into body, mac and signature."""
-    _bound(frame)
-    if len(frame) <= _TRAILER_BYTES:
-        raise ProtocolError(f"a handshake frame of {len(frame)} bytes has no room for its proof")
-    return frame[:-_TRAILER_BYTES], frame[-_TRAILER_BYTES:-SIGNATURE_BYTES], frame[-SIGNATURE_BYTES:]
-
-
-def _bound(frame: bytes) -> None:
-    if len(frame) > MAX_HANDSHAKE_BYTES:
-        raise ProtocolError(
-            f"a handshake frame of {len(frame)} bytes; at most {MAX_HANDSHAKE_BYTES} are allowed"
-        )
-
-
-def _decode(decoder: msgspec.msgpack.Decoder[_Body], body: bytes) -> _Body:
-    try:
-        return decoder.decode(body)
-    except (ValueError, RecursionError) as exc:
-        raise ProtocolError(f"not the handshake frame that is due: {exc}") from None
-
-
-def _sized(data: bytes, size: int) -> bytes:
-    if len(data) != size:
-        raise ValueError(f"{size} bytes are needed, not {len(data)}")
-    return data

@@ -58,8 +58,8 @@ def test_the_first_node_prints_the_command_for_a_second_machine_and_not_the_secr
     _, identity, printed = join("--advertise", "192.0.2.7:7000")
     key = tmp_path / "state" / "swarm.key"
     assert identity.secret_path == key
-    assert f"scp 192.0.2.7:{key} swarm.key" in printed
-    assert "-m swarm join --bootstrap 192.0.2.7:7000 --swarm-key-file swarm.key" in printed
+    assert f"-m swarm invite --state {tmp_path / 'state'}\n" in printed
+    assert "-m swarm join -\n" in printed
     assert key.read_text().strip() not in printed
 
 
@@ -71,7 +71,7 @@ def test_a_node_on_loopback_invites_nodes_of_its_own_machine_only_to_the_port_it
     key = tmp_path / "state" / "swarm.key"
     wanted = f"--bootstrap 127.0.0.1:7411 --swarm-key-file {key} --listen 127.0.0.1:0 --state FOLDER"
     assert wanted in printed
-    assert "scp" not in printed
+    assert "swarm invite" not in printed
 
 
 @pytest.mark.parametrize(
