@@ -140,7 +140,9 @@ class EngineSettings:
         "Part of the KV budget that ended sequences may keep for later prompts that begin alike; 0 keeps none.",
     )
     max_sessions_per_origin: int = knob(64, "Sessions one origin may hold open here.")
-    max_origin_kv_share: float = knob(0.5, "Part of the KV budget one other origin may reserve.")
+    max_origin_kv_share: float = knob(
+        0.5, "Part of the KV budget one other origin may reserve; more only while nobody else needs it."
+    )
 
 
 @dataclass(frozen=True, slots=True)

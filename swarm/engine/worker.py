@@ -249,6 +249,10 @@ class Engine:
         layout = self._layouts[stage].part(span.start - stage[1].start, len(span))
         return self._budget.free_tokens(layout, spare_bytes=self._cache.kept_bytes)
 
+    def reserved_bytes(self, key: SequenceKey) -> int:
+        """Return what ``key`` has reserved; 0 for a key that isn't open."""
+        return self._budget.bytes_of(key) if key in self._budget else 0
+
     def stats(self) -> EngineStats:
         """Return what the engine holds and has done since its start."""
         counters = self._core.counters

@@ -130,6 +130,8 @@ class Node:
             engine=self._engine,
             bus=self._bus,
             settings=config.session,
+            node=self._id,
+            kv_share=config.engine.max_origin_kv_share,
             connect=self._connect,
             spawn=self._spawn,
             clock=clock,

@@ -6,7 +6,7 @@ import logging
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, cast, get_args
+from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 from swarm.engine.jobs import StepJob, StepResult
 from swarm.errors import EngineError, KVFullError, LinkDownError, ModelError, SwarmError
@@ -28,6 +28,7 @@ from swarm.protocol.messages import (
 )
 from swarm.sessions.hop import HopSessions, refusal, ticket_of
 from swarm.sessions.hop_session import Admit, Ask, Drop, HopKey, HopSession, Resend, Run
+from swarm.sessions.room import Shortage, gives_way
 from swarm.types import NodeId, short
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from swarm.node.bus import Bus
 
 log = logging.getLogger("swarm.stage")
+
+T = TypeVar("T")
 
 REFUSAL_CODES = frozenset(get_args(RefusalCode))
 BUSY_SECONDS = 0.4
@@ -65,6 +68,8 @@ class StageService:
         engine: Engine,
         bus: Bus,
         settings: SessionSettings,
+        node: NodeId,
+        kv_share: float,
         connect: Connect,
         spawn: Callable[[Awaitable[None]], object],
         clock: Callable[[], float],
@@ -73,6 +78,8 @@ class StageService:
         self._engine = engine
         self._bus = bus
         self._settings = settings
+        self._node = node
+        self._kv_share = kv_share
         self._connect = connect
         self._spawn = spawn
         self._clock = clock
@@ -100,7 +107,9 @@ class StageService:
             self._answer(sender, refusal(message, "draining"))
             return
         try:
-            length, hit_tokens = self._reserve(decision, message)
+            length, hit_tokens = self._with_room(
+                decision.key, lambda: self._reserve(decision, message), grows=decision.known
+            )
         except KVFullError as exc:
             self._answer(
                 sender, refusal(message, "full", str(exc), retry_milliseconds=FULL_RETRY_MILLISECONDS)
@@ -174,7 +183,8 @@ class StageService:
         session, step = run.session, run.step
         try:
             if session.length > self._reserved[session.key]:
-                self._grow(session.key, session.length + self._settings.reserve_tokens)
+                wanted = session.length + self._settings.reserve_tokens
+                self._with_room(session.key, lambda: self._grow(session.key, wanted), grows=True)
         except KVFullError as exc:
             self._refuse(session, "full", str(exc))
             return
@@ -283,6 +293,22 @@ class StageService:
         self._release(self._sessions.origin_gone(origin))
 
     # --- inside ---
+
+    def _with_room(self, key: HopKey, reserve: Callable[[], T], *, grows: bool) -> T:
+        """Reserve; where there is no room, end who has to give way first. Raises KVFullError when nobody has."""
+        while True:
+            try:
+                return reserve()
+            except KVFullError as exc:
+                held = {held: self._engine.reserved_bytes(held) for held in self._reserved}
+                share_bytes = self._kv_share * self._engine.stats().kv_budget_bytes
+                need = Shortage(key, exc.wanted_bytes, grows)
+                ended = gives_way(need, held, own=self._node, share_bytes=share_bytes)
+                session = self._sessions.get(ended) if ended is not None else None
+                if session is None:
+                    raise
+                self.counts["preempted"] += 1
+                self._refuse(session, "full", "an older session, or one of another origin, needs the room")
 
     def _grow(self, key: HopKey, kv_tokens: int) -> None:
         if kv_tokens > self._reserved[key]:

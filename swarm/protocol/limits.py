@@ -36,6 +36,9 @@ BULK_TOKENS = 8
 """A Step or Output in several parts with more tokens than this is bulk: it goes against credits."""
 MAX_CREDIT_BYTES = 1024 * MIB
 
+MAX_PENDING_STEPS = 1024
+"""Steps of one session that wait at one hop: the longest prompt in the smallest sensible chunks."""
+
 STRIKES = 3
 STRIKE_SECONDS = 60.0
 """So many malformed frames within that time refuse a node id for as long again."""

@@ -9,7 +9,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from swarm.errors import ProtocolError
-from swarm.protocol.limits import MAX_PAYLOAD_BYTES, MAX_PREFIX_BLOCKS, MAX_TOKENS, PREFIX_NAME_BYTES
+from swarm.protocol.limits import (
+    MAX_PAYLOAD_BYTES,
+    MAX_PENDING_STEPS,
+    MAX_PREFIX_BLOCKS,
+    MAX_TOKENS,
+    PREFIX_NAME_BYTES,
+)
 from swarm.protocol.messages import (
     CloseSession,
     Need,
@@ -149,6 +155,8 @@ class HopSessions:
             return Drop("old_epoch" if message.epoch < session.epoch else "future_epoch")
         if message.dtype != session.dtype or message.count < 1 or message.position < 0:
             raise ProtocolError("Step of another dtype than its session, or without tokens")
+        if len(session.pending) >= MAX_PENDING_STEPS:
+            raise ProtocolError(f"more than {MAX_PENDING_STEPS} steps of one session at once")
         if message.fill_until:
             return self._fill(session, sender, message, now)
         if sender != session.upstream:

@@ -28,14 +28,18 @@ class FakeEngine:
         self.closed: list = []
         self.steps = 0
         self.full = False
+        self.rooms = 100
+        """Sessions there is room for when one grows."""
+        self.opened = 0
 
     def open(self, *_: object, **__: object) -> int:
         if self.full:
             raise KVFullError(10, 5)
+        self.opened += 1
         return 0
 
     def grow(self, key: object, tokens: int) -> None:
-        if self.full:
+        if self.full or self.opened - len(self.closed) > self.rooms:
             raise KVFullError(10, 5)
 
     def truncate(self, key: object, length: int) -> None: ...
@@ -50,7 +54,10 @@ class FakeEngine:
         self.jobs.append(job)
 
     def stats(self) -> SimpleNamespace:
-        return SimpleNamespace(steps=self.steps)
+        return SimpleNamespace(steps=self.steps, kv_budget_bytes=100)
+
+    def reserved_bytes(self, key: object) -> int:
+        return 10
 
 
 class Hopside:
@@ -69,6 +76,8 @@ class Hopside:
             engine=self.engine,  # type: ignore[arg-type]
             bus=bus,  # type: ignore[arg-type]
             settings=SessionSettings(),
+            node=ME,
+            kv_share=0.5,
             connect=_never,
             spawn=_never_spawned,
             clock=lambda: self.now,
@@ -143,6 +152,18 @@ def test_an_answer_that_outgrows_a_full_engine_is_refused_and_freed(hop):
     assert [refused.code for refused in hop.messages(Refused)] == ["full"]
     assert hop.engine.closed
     assert hop.service.session_count == 0
+
+
+def test_a_session_that_grows_ends_the_youngest_and_tells_its_origin(hop):
+    other = OpenSession(NodeId("other"), SessionId(b"t" * 16), 1, MODEL, "bfloat16", HOPS, 0, 16, 0, 1000)
+    hop.service.on_open(NodeId("other"), other)
+    hop.engine.rooms = 1
+    hop.step(count=17)
+    assert [(to, message.code) for to, message, _ in hop.sent if isinstance(message, Refused)] == [
+        (NodeId("other"), "full")
+    ]
+    assert len(hop.engine.closed) == 1
+    assert len(hop.engine.jobs) == 1
 
 
 def test_a_failed_step_ends_the_session_and_says_why(hop):

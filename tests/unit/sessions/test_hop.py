@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.errors import ProtocolError
+from swarm.protocol.limits import MAX_PENDING_STEPS
 from swarm.protocol.messages import CloseSession, Hop, Need, OpenSession, Refused, Renew, Replay, Step
 from swarm.sessions.hop import HopSessions, ticket_of
 from swarm.sessions.hop_session import Admit, Ask, Drop, HopKey, Resend, Run
@@ -106,6 +107,14 @@ def test_a_step_beyond_the_kv_length_breaks_the_link(sessions):
     admitted(sessions, opening())
     with pytest.raises(ProtocolError):
         sessions.step(BEFORE, step(0, 3), 0.0)
+
+
+def test_a_flood_of_steps_breaks_the_link(sessions):
+    admitted(sessions, opening())
+    for number in range(MAX_PENDING_STEPS):
+        assert isinstance(sessions.step(BEFORE, step(number, 0), 0.0), Run)
+    with pytest.raises(ProtocolError, match="at once"):
+        sessions.step(BEFORE, step(MAX_PENDING_STEPS, 0), 0.0)
 
 
 def test_a_missing_step_is_asked_for(sessions):
