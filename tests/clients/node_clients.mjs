@@ -96,20 +96,33 @@ test("Vercel AI SDK: a streamed tool loop", async () => {
   assert.equal((await result.steps).length, 2);
 });
 
-test("Codex CLI answers over /v1/responses", async () => {
+async function codex(prompt, ...options) {
   // Codex refuses a home below the folder for temporary files.
   const home = await mkdtemp(join(homedir(), ".codex-test-"));
   try {
-    const codex = join(dirname(createRequire(import.meta.url).resolve("@openai/codex/package.json")), "bin/codex.js");
+    const program = join(dirname(createRequire(import.meta.url).resolve("@openai/codex/package.json")), "bin/codex.js");
     const settings = `model_providers.swarm={name="swarm",base_url="${scripted}",wire_api="responses"}`;
     const running = promisify(execFile)(
       process.execPath,
-      [codex, "exec", "--skip-git-repo-check", "-c", "model_provider=swarm", "-c", settings, "-m", scriptedModel, "Hi"],
+      [
+        program, "exec", "--skip-git-repo-check", "-c", "model_provider=swarm", "-c", settings, "-m", scriptedModel,
+        ...options, prompt,
+      ],
       { cwd: home, env: { ...process.env, CODEX_HOME: home }, timeout: 120_000 },
     );
     running.child.stdin.end();
-    assert.equal((await running).stdout.trim(), "Hello, world!");
+    return await running;
   } finally {
     await rm(home, { recursive: true, force: true });
   }
+}
+
+test("Codex CLI answers over /v1/responses", async () => {
+  assert.equal((await codex("Hi")).stdout.trim(), "Hello, world!");
+});
+
+test("Codex CLI runs a shell command and sends its output back", async () => {
+  // Its sandbox needs kernel features that a container may lack; the command is the scripted door's own.
+  const { stdout, stderr } = await codex("Count in the shell", "--dangerously-bypass-approvals-and-sandbox");
+  assert.equal(stdout.trim(), "It says: the sum is 42.", stderr);
 });
