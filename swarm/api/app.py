@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, aclosing
@@ -13,6 +14,7 @@ from quart import Quart, Response, request, websocket
 from werkzeug.exceptions import HTTPException
 
 from swarm.api import catalog, chat, completions, exchange, metrics, openapi, sse
+from swarm.api.account import Account
 from swarm.api.admission import Admission
 from swarm.api.answers import Version
 from swarm.api.asking import Asking, Render
@@ -24,6 +26,7 @@ from swarm.api.metrics import Metrics
 from swarm.api.page import HEADERS as PAGE_HEADERS
 from swarm.api.page import page_files
 from swarm.api.params import MAX_TIMEOUT_SECONDS, decimal
+from swarm.api.requestlog import log_request
 from swarm.api.responses import handler as responses
 from swarm.api.responses import socket
 from swarm.api.responses.schemas import ResponsesBody
@@ -44,7 +47,7 @@ def create_app(front: FrontDoor, settings: ApiSettings, *, version: str, render:
     app.config["MAX_CONTENT_LENGTH"] = None
     app.url_map.strict_slashes = False
     app.url_map.merge_slashes = False
-    counted = Metrics(lambda: front.state(detail=False))
+    counted = Metrics(front.metrics, version)
     admission = Admission(
         queue_seconds=settings.queue_seconds, max_waiting=settings.max_waiting, starving=front.starving
     )
@@ -131,21 +134,37 @@ class Routes:
     async def responses_socket(self) -> None:
         """Answer one message after the other until the client leaves; each is a request of its own."""
         await websocket.accept()
+        clock = asyncio.get_running_loop().time
         connected = exchange.current()
         while True:
             message = await websocket.receive()
-            asked = replace(connected, request_id=exchange.new_request_id(), cleanup=AsyncExitStack())
+            asked = replace(
+                connected,
+                request_id=exchange.new_request_id(),
+                cleanup=AsyncExitStack(),
+                account=Account(began=clock()),
+            )
+            status = 200
 
             async def create(body: ResponsesBody, asked: Exchange = asked) -> responses.RunningResponse:
-                asked.charge()
-                asking = Asking(
-                    self._front, self._settings, asked, self._metrics, self._render, self._admission
-                )
-                return await responses.create(asking, body, self._stored)
+                nonlocal status
+                try:
+                    asked.charge()
+                    asking = Asking(
+                        self._front, self._settings, asked, self._metrics, self._render, self._admission
+                    )
+                    return await responses.create(asking, body, self._stored)
+                except SwarmError as exc:
+                    status = exc.http_status
+                    raise
 
-            async with asked.cleanup, aclosing(socket.answered(message, create)) as answers:
-                async for answer in answers:
-                    await websocket.send(answer)
+            try:
+                async with asked.cleanup, aclosing(socket.answered(message, create)) as answers:
+                    async for answer in answers:
+                        await websocket.send(answer)
+            finally:
+                self._metrics.answered(websocket.path, status, asked.account, clock())
+                log_request(asked, "WS", websocket.path, status, clock())
 
     async def stored_response(self, response_id: str) -> Response:
         found = self._stored.response(exchange.current().caller.scope, response_id)

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from swarm.api.account import Operation
 from swarm.api.admission import Admission
 from swarm.api.choices import Answer, open_answer
 from swarm.api.errors import ModelUnavailableError
@@ -88,6 +89,7 @@ class Asking:
         grammar: Grammar | None = None,
         default_max_tokens: int | None = None,
         prompt_logprobs: int | None = None,
+        operation: Operation = "chat",
     ) -> Answer:
         """Reserve a path for every choice of every prompt; ``text_for`` makes each one's text from its stop strings.
 
@@ -123,6 +125,9 @@ class Asking:
             prefer=wishes.prefer,
             prompt_logprobs=prompt_logprobs,
         )
+        account = self.exchange.account
+        account.operation, account.model = operation, model.name
+        account.streamed = bool(body.stream)
         return await open_answer(
             self.front,
             [
@@ -131,7 +136,7 @@ class Asking:
                 for index in range(choices)
             ],
             [text_for(limits.stop) for _ in range(choices * len(prompts))],
-            self.exchange.cleanup,
+            self.exchange,
             metrics=self.metrics,
             admission=self.admission,
             tells_route=wishes.tells_route,

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Sequence
-from contextlib import AsyncExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain, repeat, zip_longest
@@ -15,12 +15,14 @@ from typing import TypeVar
 
 from msgspec import UNSET, UnsetType
 
+from swarm.api.account import Account
 from swarm.api.admission import Admission, Place
 from swarm.api.answers import SwarmUsage, UsedHop
+from swarm.api.exchange import Exchange
 from swarm.api.metrics import Meter, Metrics
 from swarm.api.pieces import ChoiceText, Piece
-from swarm.errors import OverloadedError
-from swarm.node.front import FrontDoor, Generation, GenerationRequest, RouteHop
+from swarm.errors import OverloadedError, SwarmError
+from swarm.node.front import FrontDoor, Generation, GenerationRequest
 
 T = TypeVar("T")
 
@@ -61,12 +63,13 @@ class Answer:
 
     choices: tuple[Choice, ...]
     prompt_tokens: int
+    account: Account
     tells_route: bool = False
 
     @property
     def route(self) -> str:
         """The path of the first choice, as the x-swarm-route header says it."""
-        return described_route(self.choices[0].generation.route)
+        return self.account.route()
 
     @property
     def completion_tokens(self) -> int:
@@ -100,15 +103,21 @@ class Answer:
     async def pieces(self) -> AsyncGenerator[tuple[Choice, list[Piece] | None], None]:
         """Yield (choice, pieces) as they come, and (choice, None) once when a choice has ended."""
         async with aclosing(merged([choice.pieces() for choice in self.choices])) as running:
-            async for index, pieces in running:
-                yield self.choices[index], pieces
+            try:
+                async for index, pieces in running:
+                    if pieces is None:
+                        self.account.finished.append(self.choices[index].finish_reason or "")
+                    yield self.choices[index], pieces
+            except SwarmError as exc:
+                self.account.error = exc.api_code or "error"
+                raise
 
 
 async def open_answer(
     front: FrontDoor,
     requests: Sequence[GenerationRequest],
     texts: Sequence[ChoiceText],
-    cleanup: AsyncExitStack,
+    exchange: Exchange,
     *,
     metrics: Metrics,
     admission: Admission,
@@ -116,10 +125,11 @@ async def open_answer(
 ) -> Answer:
     """Reserve the paths of all choices or of none; nothing was sent to the client when this raises a SwarmError.
 
-    Waits for its turn and for room. ``cleanup`` closes the generations when the request ends.
+    Waits for its turn and for room. The generations are closed when the request ends.
     """
     clock = asyncio.get_running_loop().time
-    asked_at = clock()
+    account, cleanup = exchange.account, exchange.cleanup
+    asked_at = account.asked_at = clock()
     first = requests[0]
     place = Place(
         scope=first.scope,
@@ -147,15 +157,16 @@ async def open_answer(
 
     line = (first.model, first.trust, first.max_hops)
     generations = await admission.admit(line, place, attempt, seconds=first.deadline_seconds)
+    account.opened_at, account.generations = clock(), generations
     cleanup.callback(place.end)
     choices = []
     for index, (generation, text) in enumerate(zip(generations, texts, strict=True)):
-        meter = metrics.begin(generation.stats, asked_at)
+        meter = metrics.begin(account, generation.stats)
         cleanup.callback(meter.end)
         cleanup.push_async_callback(generation.aclose)
         choices.append(Choice(index, generation, text, meter))
     place.stats = generations[0].stats
-    return Answer(tuple(choices), len(first.prompt), tells_route)
+    return Answer(tuple(choices), len(first.prompt), account, tells_route)
 
 
 async def _open_all(front: FrontDoor, requests: Sequence[GenerationRequest]) -> list[Generation]:
@@ -202,7 +213,3 @@ async def merged(iterators: Sequence[AsyncIterator[T]]) -> AsyncGenerator[tuple[
         for task in waiting:
             task.cancel()
         await asyncio.gather(*waiting, return_exceptions=True)
-
-
-def described_route(route: Sequence[RouteHop]) -> str:
-    return ", ".join(map(str, route))

@@ -196,6 +196,7 @@ async def create(asking: Asking, body: CompletionBody) -> CompletionAnswer:
             top_logprobs=top_logprobs,
             default_max_tokens=DEFAULT_MAX_TOKENS,
             prompt_logprobs=top_logprobs if scores_prompt else None,
+            operation="text_completion",
         )
     return CompletionAnswer(
         id="cmpl-" + asking.exchange.request_id.removeprefix("req_"),

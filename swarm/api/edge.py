@@ -31,6 +31,7 @@ from swarm.api.intake import Receive, drain, replayed, take_body
 from swarm.api.metrics import Metrics
 from swarm.api.page import page_files
 from swarm.api.rates import Rates
+from swarm.api.requestlog import log_request
 from swarm.api.sse import Keepalive, Send
 from swarm.config import ApiSettings
 from swarm.errors import SwarmError
@@ -41,7 +42,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 SOCKET_PATHS = frozenset({"/responses", "/v1/responses"})
 OPEN_PATHS = frozenset({"/health", "/v1/health", *page_files()})
 """Answered without a key: the page itself holds nothing; what it shows it asks for with a key."""
-_EXPOSED_HEADERS = "x-request-id, x-swarm-route, retry-after"
+_EXPOSED_HEADERS = "x-request-id, x-swarm-route, retry-after, server-timing"
 
 connection: ContextVar[asyncio.WriteTransport | None] = ContextVar("swarm_api_connection", default=None)
 """The transport a request came over, set by the server: clients that stopped reading are cut by it."""
@@ -69,8 +70,10 @@ class Edge:
             return
         current = Exchange(exchange.new_request_id())
         current.from_loopback = scope.get("client") is not None and is_loopback(scope["client"][0])
+        clock = asyncio.get_running_loop().time
+        current.account.began = clock()
         exchange.enter(current)
-        answer = _Answer(send, current.request_id, self._settings.stalled_reader_seconds)
+        answer = _Answer(send, current, self._settings.stalled_reader_seconds)
         keepalive = Keepalive(answer.send, self._settings.keepalive_seconds)
         try:
             async with current.cleanup:
@@ -79,7 +82,9 @@ class Edge:
             await keepalive.aclose()
             if scope["type"] == "http":
                 # 499, as proxies say it: the client left before its answer began.
-                self._metrics.answered(str(scope["path"]), answer.status or 499)
+                path, status = str(scope["path"]), answer.status or 499
+                self._metrics.answered(path, status, current.account, clock())
+                log_request(current, str(scope["method"]), path, status, clock())
 
     async def _admitted(
         self, scope: Scope, receive: Receive, send: Send, answer: _Answer, current: Exchange
@@ -175,9 +180,9 @@ class _Headers:
 class _Answer:
     """Sends one answer: adds what every answer carries, and cuts a client that stopped reading."""
 
-    def __init__(self, send: Send, request_id: str, stalled_seconds: float) -> None:
+    def __init__(self, send: Send, current: Exchange, stalled_seconds: float) -> None:
         self._send = send
-        self._request_id = request_id
+        self._exchange = current
         self._stalled_seconds = stalled_seconds
         self.allowed_origin: str | None = None
         self._started: Mapping[str, Any] | None = None
@@ -244,7 +249,8 @@ class _Answer:
         await self.send({"type": "http.response.body", "body": b"", "more_body": False})
 
     def _own_headers(self) -> list[tuple[bytes, bytes]]:
-        headers = [(b"x-request-id", self._request_id.encode())]
+        timing = self._exchange.account.timing(asyncio.get_running_loop().time())
+        headers = [(b"x-request-id", self._exchange.request_id.encode()), (b"server-timing", timing.encode())]
         if self.allowed_origin is not None:
             headers += [
                 (b"access-control-allow-origin", self.allowed_origin.encode()),

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 
+from swarm.api.account import Account
 from swarm.api.guards import Caller
 
 
@@ -20,6 +21,7 @@ class Exchange:
     from_loopback: bool = False
     timeout_seconds: float | None = None
     """The deadline named in the request's headers."""
+    account: Account = field(default_factory=Account)
     cleanup: AsyncExitStack = field(default_factory=AsyncExitStack)
     charge: Callable[[], None] = field(default=lambda: None)
     """Counts a request that comes as a message; raises a RequestError when the key may not ask now."""

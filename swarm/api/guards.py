@@ -33,6 +33,8 @@ class Caller:
     """Who asks. ``scope`` is derived from the key and tells callers apart without naming the key."""
 
     scope: str = ""
+    name: str = ""
+    """What the settings call the key, if they do."""
     has_key: bool = False
     max_concurrent: int | None = None
     """None: the door's own limit for every key."""
@@ -102,6 +104,7 @@ class Guard:
         key = self.keys[equal.index(True)]
         return Caller(
             scope=hashlib.sha256(b"swarm-api-scope/1" + digest).hexdigest()[:32],
+            name=key.name,
             has_key=True,
             max_concurrent=key.max_concurrent,
             requests_per_minute=key.requests_per_minute,

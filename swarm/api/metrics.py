@@ -1,20 +1,24 @@
-"""What the front door counts, as Prometheus reads it. Knows no framework; clocks are arguments."""
+"""What the front door counts, as Prometheus reads it, beside the node's own. Knows no framework; clocks are arguments.
+
+Where OpenTelemetry's conventions for generative AI have a metric of a server, it has that name, labels and buckets.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterable
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.core import Metric
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.registry import Collector
 
+from swarm.api.account import Account
 from swarm.api.admission import Admission
 from swarm.node.front import GenerationStats
+from swarm.node.meters import Spec
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
-_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+PROVIDER = "swarm"
 _ROUTES = frozenset(
     {
         "/chat/completions",
@@ -27,88 +31,150 @@ _ROUTES = frozenset(
         "/version",
         "/openapi.json",
         "/swarm/state",
+        "/swarm/events",
+        "/",
     }
 )
-_ENGINE = {
-    "queued_jobs": "Jobs that wait for this node's compute thread.",
-    "kv_used_bytes": "KV cache in use on this node.",
-    "kv_budget_bytes": "KV cache this node may use.",
-}
+_GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+_FIRST = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+_EACH = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+_WHOLE = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+
+DURATION = Spec(
+    "gen_ai_server_request_duration_seconds", "histogram", "From a request to the end of its answer.",
+    (*_GEN_AI, "error_type"), _WHOLE,
+)  # fmt: skip
+FIRST_TOKEN = Spec(
+    "gen_ai_server_time_to_first_token_seconds",
+    "histogram",
+    "From a request to its first token.",
+    _GEN_AI,
+    _FIRST,
+)
+EACH_TOKEN = Spec(
+    "gen_ai_server_time_per_output_token_seconds", "histogram",
+    "Mean time between the tokens of an answer, one value an answer.", _GEN_AI, _EACH,
+)  # fmt: skip
+BETWEEN_TOKENS = Spec(
+    "swarm_inter_token_seconds", "histogram", "Between two tokens of an answer, one value a token.",
+    buckets=(0.001, 0.0025, 0.005, *_EACH),
+)  # fmt: skip
+RESERVE = Spec(
+    "swarm_reserve_seconds", "histogram", "From asking for a path to its reservation, the wait for room included.",
+    buckets=_FIRST,
+)  # fmt: skip
+TOKENS = Spec(
+    "swarm_tokens", "counter", "Tokens of ended answers: prompt, cached (a part of prompt), completion.",
+    ("kind", "gen_ai_request_model"),
+)  # fmt: skip
+REQUESTS = Spec("swarm_requests", "counter", "Requests answered; 499: the client left.", ("route", "status"))
+RUNNING = Spec("swarm_running_answers", "gauge", "Answers under way.")
+WAITING = Spec("swarm_waiting_requests", "gauge", "Requests that wait for room.")
+BUILD = Spec("swarm_build_info", "gauge", "1; the version is its label.", ("version",))
+
+SPECS = (
+    DURATION,
+    FIRST_TOKEN,
+    EACH_TOKEN,
+    BETWEEN_TOKENS,
+    RESERVE,
+    TOKENS,
+    REQUESTS,
+    RUNNING,
+    WAITING,
+    BUILD,
+)
 
 
 class Metrics:
-    """Counters of one front door, in a registry of their own; ``state`` is the node's, read when asked."""
+    """Counters of one front door, in a registry of their own; ``node`` yields the node's, read when asked."""
 
-    def __init__(self, state: Callable[[], Mapping[str, Any]]) -> None:
+    def __init__(self, node: Callable[[], Iterable[Metric]], version: str) -> None:
         self.registry = CollectorRegistry()
-        self.registry.register(_Engine(state))
-        self.requests = Counter(
-            "swarm_requests", "Requests answered.", ["route", "status"], registry=self.registry
-        )
-        self.running = Gauge("swarm_running_answers", "Answers under way.", registry=self.registry)
-        self.tokens = Counter("swarm_tokens", "Tokens of ended answers.", ["kind"], registry=self.registry)
-        self.first_token = Histogram(
-            "swarm_first_token_seconds",
-            "From a request to its first token.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
-        self.between_tokens = Histogram(
-            "swarm_between_tokens_seconds",
-            "Between tokens of one answer.",
-            buckets=_SECONDS,
-            registry=self.registry,
-        )
+        self.registry.register(_Node(node))
+        ProcessCollector(registry=self.registry)
+        self.requests = REQUESTS.counter(self.registry)
+        self.running = RUNNING.gauge(self.registry)
+        self.tokens = TOKENS.counter(self.registry)
+        self.duration = DURATION.histogram(self.registry)
+        self.first_token = FIRST_TOKEN.histogram(self.registry)
+        self.each_token = EACH_TOKEN.histogram(self.registry)
+        self.between_tokens = BETWEEN_TOKENS.histogram(self.registry)
+        self.reserve = RESERVE.histogram(self.registry)
+        BUILD.gauge(self.registry).labels(version).set(1)
 
     def watch(self, admission: Admission) -> None:
         """Tell how many requests wait for room, too."""
-        waiting = Gauge("swarm_waiting_requests", "Requests that wait for room.", registry=self.registry)
-        waiting.set_function(lambda: admission.waiting)
+        WAITING.gauge(self.registry).set_function(lambda: admission.waiting)
 
-    def answered(self, path: str, status: int) -> None:
+    def answered(self, path: str, status: int, account: Account, now: float) -> None:
+        """Count a request at its end."""
         self.requests.labels(route_of(path), str(status)).inc()
+        if account.operation:
+            error = account.error or (str(status) if status >= 400 else "")
+            self.duration.labels(*_labels(account), error).observe(now - account.began)
 
-    def begin(self, stats: GenerationStats, asked_at: float) -> Meter:
-        """Count an answer that begins; ``asked_at`` is when it was asked for, in seconds."""
-        return Meter(self, stats, asked_at)
+    def begin(self, account: Account, stats: GenerationStats) -> Meter:
+        """Count one choice of an answer; its path is reserved."""
+        if account.asked_at is not None and account.opened_at is not None:
+            self.reserve.observe(account.opened_at - account.asked_at)
+        return Meter(self, account, stats)
 
     def exposed(self) -> bytes:
         return generate_latest(self.registry)
 
 
 class Meter:
-    """Times one answer's tokens; ``end`` may be called twice."""
+    """Times one choice's tokens; ``end`` may be called twice."""
 
-    def __init__(self, metrics: Metrics, stats: GenerationStats, asked_at: float) -> None:
+    def __init__(self, metrics: Metrics, account: Account, stats: GenerationStats) -> None:
         self._metrics = metrics
+        self._account = account
         self._stats = stats
-        self._last = asked_at
-        self._begun = False
+        self._first: float | None = None
+        self._last = 0.0
+        self._tokens = 0
         self._ended = False
         metrics.running.inc()
 
     def token(self, now: float) -> None:
-        waited = self._metrics.between_tokens if self._begun else self._metrics.first_token
-        waited.observe(now - self._last)
-        self._last, self._begun = now, True
+        if self._first is None:
+            self._first = now
+        else:
+            self._metrics.between_tokens.observe(now - self._last)
+        if self._account.first_token_at is None:
+            self._account.first_token_at = now
+            self._metrics.first_token.labels(*_labels(self._account)).observe(now - self._account.began)
+        self._last = now
+        self._tokens += 1
 
     def end(self) -> None:
         if self._ended:
             return
         self._ended = True
         self._metrics.running.dec()
+        if self._first is not None and self._tokens > 1:
+            mean = (self._last - self._first) / (self._tokens - 1)
+            self._metrics.each_token.labels(*_labels(self._account)).observe(mean)
         for kind in ("prompt", "cached", "completion"):
-            self._metrics.tokens.labels(kind).inc(getattr(self._stats, f"{kind}_tokens"))
+            count = getattr(self._stats, f"{kind}_tokens")
+            self._metrics.tokens.labels(kind, self._account.model).inc(count)
 
 
-class _Engine(Collector):
-    def __init__(self, state: Callable[[], Mapping[str, Any]]) -> None:
-        self._state = state
+class _Node(Collector):
+    def __init__(self, node: Callable[[], Iterable[Metric]]) -> None:
+        self._node = node
 
-    def collect(self) -> Iterator[GaugeMetricFamily]:
-        engine = self._state()["engine"]
-        for name, meaning in _ENGINE.items():
-            yield GaugeMetricFamily(f"swarm_{name}", meaning, engine[name])
+    def describe(self) -> Iterable[Metric]:
+        """Nothing, so that registering reads no node that does not run yet."""
+        return ()
+
+    def collect(self) -> Iterable[Metric]:
+        return self._node()
+
+
+def _labels(account: Account) -> tuple[str, str, str]:
+    return account.operation, PROVIDER, account.model
 
 
 def route_of(path: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import platform
 import sys
@@ -17,6 +16,7 @@ from swarm import __version__
 from swarm.cli import options
 from swarm.cli.console import announce, progress, warn
 from swarm.cli.invite import accept_invite, read_invite
+from swarm.cli.logs import set_up_logging
 from swarm.cli.watchdog import stop_when_stdin_ends
 from swarm.config import ApiSettings, Config, NodeSettings
 from swarm.config.reference import effective, page
@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from swarm.node.keystore import NodeIdentity
     from swarm.protocol.invite import Invite
     from swarm.types import Address
-
-LOG_FORMAT = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
 
 def join(
@@ -54,6 +52,7 @@ def join(
     allow: options.Allow = None,
     ban: options.Ban = None,
     log_level: options.LogLevel = None,
+    log_format: options.LogFormat = None,
     config: options.ConfigFile = None,
     exit_with_stdin: options.ExitWithStdin = False,
 ) -> None:
@@ -62,8 +61,7 @@ def join(
     settings, origins = options.read_settings(ctx.params)
     if origins["api.keys"] == "--api-key":
         warn("--api-key shows the key to other users of this machine; use --api-key-file or SWARM_API_KEYS")
-    logging.basicConfig(level=logging.WARNING, format=LOG_FORMAT)
-    logging.getLogger("swarm").setLevel(settings.node.log_level.upper())
+    set_up_logging(settings.node.log_level, settings.node.log_format)
     if exit_with_stdin:
         stop_when_stdin_ends()
     settings = replace(settings, node=replace(settings.node, name=settings.node.name or _host_name()))

@@ -41,6 +41,12 @@ class NodeSettings:
     allow: tuple[str, ...] = knob((), "Node ids that may take part; empty allows every member.", flag="allow")
     ban: tuple[str, ...] = knob((), "Node ids that may not.", flag="ban")
     log_level: str = knob("info", "How much is logged.", flag="log_level", choices=LOG_LEVELS)
+    log_format: str = knob(
+        "text",
+        "How: lines to read, or one JSON object a line.",
+        flag="log_format",
+        choices=("text", "json"),
+    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ from swarm.config import NetSettings
 from swarm.errors import LinkDownError, ProtocolError
 from swarm.net.connection import Connection
 from swarm.net.sendqueue import SendQueue, priority_of
+from swarm.net.traffic import Traffic
 from swarm.protocol.codec import Frame, FrameDecoder, Payload, encode
 from swarm.protocol.limits import GRACEFUL_CODES, MAX_CREDIT_BYTES, MAX_PART_BYTES
 from swarm.protocol.messages import AnyMessage, Credit, Probe, ProbeAnswer, SignedRecord
@@ -59,9 +60,15 @@ class Link:
     """A link to one authenticated peer. It writes in the sender's own step whenever the socket takes more."""
 
     def __init__(
-        self, connection: Connection, info: PeerInfo, settings: NetSettings, owner: LinkOwner
+        self,
+        connection: Connection,
+        info: PeerInfo,
+        settings: NetSettings,
+        owner: LinkOwner,
+        traffic: Traffic | None = None,
     ) -> None:
         self.info = info
+        self._traffic = traffic or Traffic()
         self._connection = connection
         self._settings = settings
         self._owner = owner
@@ -96,6 +103,7 @@ class Link:
             raise LinkDownError(self.info.node, "the link is down")
         self._number += 1
         frames = encode(message, payload, number=self._number, part_bytes=self._settings.part_bytes)
+        self._traffic.sent(message, sum(len(head) + part.nbytes for head, part in frames))
         priority = priority_of(message, len(frames))
         if len(frames) == 1 and self._connection.writable:
             # While the socket takes more, nothing but bulk without credit can be waiting.
@@ -146,6 +154,7 @@ class Link:
     def frame(self, data: bytes | bytearray) -> None:
         self._frames_received += 1
         self._bytes_received += len(data)
+        self._traffic.received_bytes += len(data)
         try:
             complete = self._decoder.feed(data)
             self._check_credit()

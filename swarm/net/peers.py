@@ -16,6 +16,7 @@ from swarm.net.link import LinkStats, PeerInfo
 from swarm.net.listener import Listener
 from swarm.net.table import LinkTable, Receiver, RefusalLog
 from swarm.net.tls import client_context, server_context
+from swarm.net.traffic import Traffic
 from swarm.protocol.codec import Payload
 from swarm.protocol.handshake import Authenticated, ClientHandshake, ServerHandshake
 from swarm.protocol.handshake_frames import NONCE_BYTES
@@ -132,6 +133,10 @@ class Network:
     def abort(self, node: NodeId, reason: str) -> None:
         """Drop a link that is thought dead; ``link_down`` follows with ``graceful`` False."""
         self._table.abort(node, reason)
+
+    @property
+    def traffic(self) -> Traffic:
+        return self._table.traffic
 
     def stats(self) -> dict[NodeId, LinkStats]:
         return {node: link.stats() for node, link in self._table.items()}

@@ -11,6 +11,7 @@ from swarm.errors import AuthenticationError, ProtocolError
 from swarm.net.connection import Connection
 from swarm.net.gate import RateLimit, Strikes, source_of
 from swarm.net.link import Link, PeerInfo
+from swarm.net.traffic import Traffic
 from swarm.protocol.handshake import Authenticated
 from swarm.protocol.limits import PROBE_SECONDS, CloseCode
 from swarm.protocol.messages import AnyMessage
@@ -60,6 +61,7 @@ class LinkTable:
         self._settings = settings
         self._receiver = receiver
         self._refusals = refusals
+        self.traffic = Traffic()
         self._links: dict[NodeId, Link] = {}
         self._ending: set[Link] = set()
         self._strikes = Strikes()
@@ -128,7 +130,7 @@ class LinkTable:
             observed=observed,
             observed_self=peer.observed,
         )
-        link = Link(connection, info, self._settings, self)
+        link = Link(connection, info, self._settings, self, self.traffic)
         self._links[peer.node] = link
         self._report_downs()
         self._receiver.link_up(info)

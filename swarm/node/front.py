@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol
+
+from prometheus_client.core import Metric
 
 from swarm.engine.jobs import TokenLogprob
 from swarm.engine.params import Grammar, SamplingParams
@@ -140,6 +142,9 @@ class FrontDoor(Protocol):
 
     def starving(self) -> bool:
         """Whether answers that have begun wait for room, which newcomers must not take."""
+
+    def metrics(self) -> Iterable[Metric]:
+        """The node's own metrics: swarm.node.meters.SPECS."""
 
     def state(self, *, detail: bool) -> dict[str, Any]:
         """Members, spans, links and sessions as JSON values; addresses and links only with ``detail``."""

@@ -36,6 +36,7 @@ from swarm.types import NodeId, SessionId
 if TYPE_CHECKING:
     from swarm.engine.sampling import Sampler
     from swarm.models.tokenizer import Detokenizer
+    from swarm.node.meters import Meters
 
 
 log = logging.getLogger("swarm.origin")
@@ -53,6 +54,9 @@ class OriginTag:
 
 class Surroundings(Protocol):
     """What a generation needs of its node."""
+
+    @property
+    def meters(self) -> Meters: ...
 
     def now(self) -> float: ...
 
@@ -186,6 +190,8 @@ class RunningGeneration:
             self._timed_epoch = message.epoch
             self._stats.hop_compute_seconds = [0.0] * len(message.times)
             self._stats.hop_queue_seconds = [0.0] * len(message.times)
+        if self.core.path is not None:
+            self._around.meters.answered([hop.node for hop in self.core.path.hops], message.times)
         compute, queue = self._stats.hop_compute_seconds, self._stats.hop_queue_seconds
         for at, time in enumerate(message.times[: len(compute)]):
             compute[at] += time.compute_microseconds / 1e6
@@ -257,6 +263,7 @@ class RunningGeneration:
         self.core.path_found(path, now)
         if self.core.recoveries > self._stats.recoveries:
             self._stats.recoveries = self.core.recoveries
+            self._around.meters.failed_over()
             route = ", ".join(str(hop) for hop in self.route)
             log.info("an answer goes on after %d tokens over %s", self._stats.completion_tokens, route)
 

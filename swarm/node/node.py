@@ -7,10 +7,11 @@ import logging
 import os
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
 import psutil
+from prometheus_client.core import Metric
 
 from swarm.engine.device import computes_natively, resolve_device
 from swarm.engine.jobs import StepResult
@@ -27,6 +28,7 @@ from swarm.node.doors import Doors, FrontDoorFactory
 from swarm.node.gossip_loop import GossipLoop
 from swarm.node.hosting import Hosting
 from swarm.node.lag import LoopLag
+from swarm.node.meters import Meters, readings
 from swarm.node.origin import Origin
 from swarm.node.stage_service import StageService
 from swarm.node.status import swarm_state
@@ -71,6 +73,7 @@ class Node:
         self._stopping = asyncio.Event()
         self._linked = asyncio.Event()
         self._lag = LoopLag()
+        self._meters = Meters()
         self._failure: SwarmError | None = None
         self._view: SwarmView | None = None
         self._view_until = 0.0
@@ -135,6 +138,7 @@ class Node:
             connect=self._connect,
             spawn=self._spawn,
             clock=clock,
+            meters=self._meters,
         )
         self._origin = dispatch.origin = Origin(
             node=self._id,
@@ -146,6 +150,7 @@ class Node:
             names=self.name_of,
             labels=self.labels_of,
             clock=clock,
+            meters=self._meters,
         )
         self._gossip = dispatch.gossip = GossipLoop(
             self._membership,
@@ -388,6 +393,17 @@ class Node:
         self.stop()
 
     # --- FrontDoor ---
+
+    def metrics(self) -> Iterator[Metric]:
+        yield from self._meters.registry.collect()
+        yield from readings(
+            self._engine.stats(),
+            self._membership.members(),
+            self._origin.models(),
+            self._network.traffic,
+            hop_sessions=self._stage.session_count,
+            loop_lag=self._lag.percentiles(),
+        )
 
     def state(self, *, detail: bool) -> dict[str, Any]:
         return swarm_state(

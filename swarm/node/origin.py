@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from swarm.models.store import LocalModel
     from swarm.models.tokenizer import ChatTokenizer
     from swarm.node.bus import Bus
+    from swarm.node.meters import Meters
     from swarm.routing.view import SwarmView
 
 OriginMessage = Opened | Output | Refused | Busy | Filled
@@ -65,7 +66,9 @@ class Origin:
         names: Callable[[NodeId], str],
         labels: Callable[[NodeId], tuple[str, ...]],
         clock: Callable[[], float],
+        meters: Meters,
     ) -> None:
+        self.meters = meters
         self._node = node
         self._config = config
         self._engine = engine

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from swarm.config import SessionSettings
     from swarm.engine.worker import Engine
     from swarm.node.bus import Bus
+    from swarm.node.meters import Meters
 
 log = logging.getLogger("swarm.stage")
 
@@ -73,7 +74,9 @@ class StageService:
         connect: Connect,
         spawn: Callable[[Awaitable[None]], object],
         clock: Callable[[], float],
+        meters: Meters,
     ) -> None:
+        self._meters = meters
         self._sessions = sessions
         self._engine = engine
         self._bus = bus
@@ -250,6 +253,11 @@ class StageService:
         if result.error is not None:
             self._refuse(session, _refusal_code(result.error), str(result.error))
             return
+        self._meters.stepped(
+            queue_seconds=result.queue_seconds,
+            compute_seconds=result.compute_seconds,
+            rows=result.batch_rows,
+        )
         time = HopTime(
             max(0, int(result.queue_seconds * 1e6)),
             int(result.compute_seconds * 1e6),

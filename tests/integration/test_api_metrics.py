@@ -5,7 +5,11 @@ from __future__ import annotations
 import httpx
 from prometheus_client.parser import text_string_to_metric_families
 
+from swarm.api import metrics
 from swarm.api.metrics import route_of
+from swarm.errors import PeerError
+from swarm.node import meters
+from swarm.types import NodeId
 from tests.support.front_door import MODEL, FakeFrontDoor, Served, serving
 
 MESSAGES = [{"role": "user", "content": "Hi"}]
@@ -23,6 +27,9 @@ async def samples(served: Served) -> dict[tuple[str, tuple[str, ...]], float]:
     }
 
 
+GEN_AI = ("chat", "swarm", MODEL)
+
+
 async def test_answers_refusals_and_times_are_counted() -> None:
     front = FakeFrontDoor(script=lambda request: ["a", 0.02, "b", "c"])
     async with serving(front) as served, httpx.AsyncClient() as client:
@@ -36,12 +43,52 @@ async def test_answers_refusals_and_times_are_counted() -> None:
     assert found["swarm_requests_total", ("/chat/completions", "200")] == 2
     assert found["swarm_requests_total", ("/chat/completions", "404")] == 1
     assert found["swarm_requests_total", ("/models/{model}", "404")] == 1
-    assert found["swarm_first_token_seconds_count", ()] == 2
-    assert found["swarm_between_tokens_seconds_count", ()] == 4
-    assert found["swarm_between_tokens_seconds_sum", ()] >= 0.04
+    assert found["gen_ai_server_time_to_first_token_seconds_count", GEN_AI] == 2
+    assert found["gen_ai_server_time_per_output_token_seconds_count", GEN_AI] == 2
+    assert found["gen_ai_server_time_per_output_token_seconds_sum", GEN_AI] >= 0.02
+    assert found["gen_ai_server_request_duration_seconds_count", ("", *GEN_AI)] == 2
+    assert found["swarm_inter_token_seconds_count", ()] == 4
+    assert found["swarm_inter_token_seconds_sum", ()] >= 0.04
+    assert found["swarm_reserve_seconds_count", ()] == 2
     assert found["swarm_running_answers", ()] == 0
+    assert found["swarm_build_info", ("1.2.3",)] == 1
+    assert "none" not in {value for _, labels in found for value in labels}
+
+
+async def test_what_fails_is_counted_by_its_error() -> None:
+    failure = PeerError(NodeId("c" * 32), "vanished")
+    front = FakeFrontDoor(script=lambda request: ["a", failure])
+    async with serving(front) as served, httpx.AsyncClient() as client:
+        for path, stream in (("chat/completions", True), ("completions", False)):
+            body = {"model": MODEL, "messages": MESSAGES, "prompt": "Hi", "stream": stream}
+            await client.post(f"{served.url}/v1/{path}", json=body)
+        found = await samples(served)
+    duration = "gen_ai_server_request_duration_seconds_count"
+    assert found[duration, ("node_failed", *GEN_AI)] == 1
+    assert found[duration, ("node_failed", "text_completion", "swarm", MODEL)] == 1
+
+
+async def test_the_nodes_own_metrics_come_with_the_doors() -> None:
+    async with serving() as served:
+        found = await samples(served)
     assert found["swarm_kv_used_bytes", ()] == 1024
     assert found["swarm_queued_jobs", ()] == 0
+    assert found["swarm_engine_rows_total", ()] == 8
+    assert found["swarm_model_servable", (MODEL,)] == 1
+    assert found["swarm_loop_lag_seconds", ("0.99",)] == 0.001
+
+
+async def test_every_metric_of_the_page_is_read_and_no_other() -> None:
+    async with serving() as served, httpx.AsyncClient() as client:
+        await client.post(served.url + "/v1/completions", json={"model": MODEL, "prompt": "Hi"})
+        text = (await client.get(served.url + "/metrics")).text
+    families = {family.name: family for family in text_string_to_metric_families(text)}
+    listed = {spec.name: spec for spec in (*metrics.SPECS, *meters.SPECS)}
+    counted_by_the_node = {"step", "hop_compute", "hop_queue", "failovers"}
+    for name, spec in listed.items():
+        if not name.removeprefix("swarm_").startswith(tuple(counted_by_the_node)):
+            assert (families[name].type, families[name].documentation) == (spec.kind, spec.about)
+    assert {name for name in families if not name.startswith("process_")} <= listed.keys()
 
 
 async def test_metrics_need_the_key_where_one_is_set() -> None:

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
+from prometheus_client.core import Metric
+
 from swarm.api.server import ApiServer
 from swarm.config import ApiSettings
-from swarm.engine.jobs import TokenLogprob
+from swarm.engine.jobs import EngineStats, TokenLogprob
 from swarm.errors import OverloadedError, SwarmError, UnknownModelError
 from swarm.models.tokenizer import ChatTokenizer
+from swarm.net.traffic import Traffic
 from swarm.node.front import (
     FinishReason,
     GenerationRequest,
@@ -21,6 +24,7 @@ from swarm.node.front import (
     ServedModel,
     TokenEvent,
 )
+from swarm.node.meters import readings
 from swarm.types import Address, LayerSpan, NodeId
 
 MODEL = "org/scripted-model"
@@ -157,6 +161,19 @@ class FakeFrontDoor:
 
     def starving(self) -> bool:
         return False
+
+    def metrics(self) -> Iterable[Metric]:
+        engine = EngineStats(
+            kv_budget_bytes=4096,
+            kv_used_bytes=1024,
+            sequences=1,
+            queued_jobs=0,
+            steps=4,
+            rows=8,
+            busy_seconds=0.5,
+        )
+        lag = {"p50": 0.1, "p99": 1.0, "max": 2.0}
+        return readings(engine, (), self.served, Traffic(), hop_sessions=1, loop_lag=lag)
 
     def state(self, *, detail: bool) -> dict[str, Any]:
         return {

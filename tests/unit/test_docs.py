@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
 import pytest
 import typer
 
+from swarm.api import metrics, metrics_page
 from swarm.api.openapi import document
 from swarm.api.responses.schemas import ResponsesBody
 from swarm.api.schemas import ChatBody, CompletionBody, SwarmOptions
 from swarm.cli.app import app
 from swarm.config.reference import page
+from swarm.node import meters
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")], key=str)
@@ -22,6 +25,7 @@ _LINK = re.compile(r"\]\(([^)#:]+)\)")
 _PATH = re.compile(r"`((?:swarm|tests|scripts|docs)/[\w/.-]+)`")
 _FLAG = re.compile(r"(?<![\w-])--[a-z][a-z-]+")
 _TEST = re.compile(r"^\s*(?:async )?def (test_\w+)", re.MULTILINE)
+_PARTS = ("bucket", "sum", "count")
 _FLAGS_OF_OTHERS = {
     "--strict",  # mypy
     "--once", "--nodes", "--port",  # scripts/demo
@@ -32,6 +36,34 @@ _FLAGS_OF_OTHERS = {
 def test_the_configuration_page_is_the_one_generated_from_the_settings() -> None:
     written = (ROOT / "docs" / "configuration.md").read_text(encoding="utf-8")
     assert written == page(), "run: python -m swarm config --reference > docs/configuration.md"
+
+
+def test_the_metrics_page_is_the_one_generated_from_the_metrics() -> None:
+    written = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert written == metrics_page.page(), "run: python -m swarm.api.metrics_page > docs/metrics.md"
+
+
+def test_every_metric_of_the_dashboard_exists() -> None:
+    board = json.loads((ROOT / "deploy" / "grafana" / "swarm.json").read_text(encoding="utf-8"))
+    targets = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
+    targets += [variable["query"] for variable in board["templating"]["list"] if variable["type"] == "query"]
+    assert len(targets) > 20
+    specs = [*metrics.SPECS, *meters.SPECS]
+    known = {spec.read_as for spec in specs if spec.kind != "histogram"}
+    known |= {f"{spec.name}_{part}" for spec in specs if spec.kind == "histogram" for part in _PARTS}
+    known |= {"process_resident_memory_bytes", "process_cpu_seconds_total"}
+    named = {
+        name for target in targets for name in re.findall(r"\b(?:swarm|gen_ai_server|process)_\w+", target)
+    }
+    assert named - known == set()
+    labels = {label for spec in specs for label in spec.labels} | {"le", "instance", "job"}
+    grouped = {
+        label.strip()
+        for target in targets
+        for group in re.findall(r"\bby ?\(([^)]*)\)", target)
+        for label in group.split(",")
+    }
+    assert grouped - labels == set()
 
 
 @pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)

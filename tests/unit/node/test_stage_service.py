@@ -10,6 +10,7 @@ import pytest
 from swarm.config import SessionSettings
 from swarm.engine.jobs import StepResult
 from swarm.errors import BadTensorError, KVFullError
+from swarm.node.meters import Meters
 from swarm.node.stage_service import BUSY_SECONDS, STUCK_SECONDS, StageService
 from swarm.protocol.messages import Busy, CloseSession, Hop, Opened, OpenSession, Output, Refused, Step
 from swarm.sessions.hop import HopSessions
@@ -81,6 +82,7 @@ class Hopside:
             connect=_never,
             spawn=_never_spawned,
             clock=lambda: self.now,
+            meters=Meters(),
         )
 
     def open(self, kv_tokens: int = 16) -> None:
