@@ -36,6 +36,34 @@ class ModelError(SwarmError):
     wire_code = "no_model"
 
 
+class DoesNotFitError(ModelError):
+    """Layers that need more memory than this node may use."""
+
+    def __init__(
+        self,
+        *,
+        what: str,
+        model: str,
+        dtype: str,
+        needed_bytes: int,
+        available_bytes: int,
+        would_fit: LayerSpan | None,
+        most_layers: int,
+    ) -> None:
+        fits = f"{most_layers} layers of it would fit" if most_layers else "no layer of it would fit"
+        if would_fit is not None:
+            fits = f"{would_fit.described()} would fit (--layers {would_fit})"
+        super().__init__(
+            f"{what} of {model} in {dtype} need {needed_bytes / 2**20:.0f} MiB with their KV cache and overhead; "
+            f"this node may use {available_bytes / 2**20:.0f} MiB. Here {fits}. Give it more with --memory, "
+            "or fewer layers with --layers."
+        )
+        self.needed_bytes = needed_bytes
+        self.available_bytes = available_bytes
+        self.would_fit = would_fit
+        self.most_layers = most_layers
+
+
 class RequestError(SwarmError):
     """What an API client sent is wrong."""
 

@@ -42,6 +42,7 @@ def join(
     api_open: options.ApiOpen = None,
     dtype: options.Dtype = None,
     device: options.Device = None,
+    memory: options.Memory = None,
     threads: options.Threads = None,
     private_layers: options.PrivateLayers = None,
     name: options.Name = None,

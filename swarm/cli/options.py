@@ -52,6 +52,7 @@ Api = Annotated[str | None, _setting("api", "[HOST:]PORT", "--openai-port")]
 ApiKey = Annotated[list[str] | None, _setting("api_key", "KEY")]
 ApiKeyFile = Annotated[str | None, _setting("api_key_file", "FILE")]
 ApiOpen = Annotated[bool | None, _setting("api_open", "")]
+Memory = Annotated[str | None, _setting("memory", "SIZE")]
 Threads = Annotated[int | None, _setting("threads", "N")]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings; flags win over it.")

@@ -131,7 +131,17 @@ class ApiSettings:
 @dataclass(frozen=True, slots=True)
 class EngineSettings:
     threads: int = knob(0, "Compute threads; 0: the physical cores.", flag="threads")
-    kv_bytes: int = knob(0, "Budget of the KV cache; 0: a quarter of the free memory, 2 GiB at most.")
+    memory_bytes: int = knob(
+        0,
+        "What this node may use in all, for weights, KV cache and overhead (on a GPU: of the GPU's memory); "
+        "0: what is free when it starts, less a tenth.",
+        flag="memory",
+    )
+    kv_bytes: int = knob(
+        0,
+        "Budget of the KV cache; 0: what weights and overhead leave of --memory, or without that setting "
+        "a quarter of the free memory, 2 GiB at most.",
+    )
     token_budget: int = knob(512, "Rows one forward pass may have: decode tokens first, then prefill chunks.")
     prefill_chunk: int = knob(256, "Tokens of a prompt sent as one step.")
     prefill_window: int = knob(4, "Such steps of one prompt under way at once, so that all hops work on it.")

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import psutil
 import torch
 
 from swarm.errors import ConfigError
+
+MARGIN = 0.1
+"""Part of the available memory that a node leaves alone when nobody said what it may use."""
 
 
 def resolve_device(name: str) -> str:
@@ -42,3 +48,29 @@ def computes_natively(device: str, dtype: str) -> bool:
         else torch.ops.mkldnn._is_mkldnn_fp16_supported
     )
     return bool(torch.backends.mkldnn.is_available() and supported())
+
+
+def available_bytes(device: str) -> int:
+    """Return what this process may use in all on ``device``, by what is free now, less a margin.
+
+    On a CUDA device that is its own memory, else the machine's or, within a container, the control group's.
+    """
+    if device.startswith("cuda"):
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free * (1 - MARGIN))
+    free = int(psutil.virtual_memory().available)
+    limit = _group_free_bytes()
+    if limit is not None:
+        free = min(free, limit)
+    return int(free * (1 - MARGIN)) + int(psutil.Process().memory_info().rss)
+
+
+def _group_free_bytes(root: Path = Path("/sys/fs/cgroup")) -> int | None:
+    """Return what a container's limit leaves; None without one. File pages can be given up, and so count as free."""
+    try:
+        most = (root / "memory.max").read_text(encoding="ascii").strip()
+        used = int((root / "memory.current").read_text(encoding="ascii"))
+        pages = dict(line.split() for line in (root / "memory.stat").read_text(encoding="ascii").splitlines())
+    except (OSError, ValueError):
+        return None
+    return None if most == "max" else max(0, int(most) - used + int(pages.get("inactive_file", 0)))

@@ -160,6 +160,24 @@ def half_copies_are_faster(dtype: torch.dtype) -> bool:
     return best[1] * _WORTH_IT < best[0]
 
 
+def seconds_per_byte(dtype: torch.dtype, device: str) -> float:
+    """Measure one-row products over more weights than the caches hold; return the seconds for a byte of weight.
+
+    It tells machines apart before they load anything; what a layer really takes is measured once it is loaded.
+    """
+    weight = torch.full((2048, 1024), 0.5, dtype=dtype, device=device)
+    kernels = [product(weight.clone(), None) for _ in range(_MEASURED_COPIES)]
+    x = torch.ones(1, 1, 1024, dtype=dtype, device=device)
+    best = math.inf
+    for _ in range(_MEASURED_ROUNDS):
+        began = time.perf_counter()
+        for kernel in kernels:
+            last = kernel(x)
+        last.tolist()  # a GPU's products are queued: their result is waited for
+        best = min(best, time.perf_counter() - began)
+    return best / (weight.nbytes * _MEASURED_COPIES)
+
+
 def joined(linears: Sequence[Linear], make: Maker = product) -> Kernel:
     """Return one product that gives the results of ``linears`` side by side."""
     biases = [linear.bias for linear in linears]

@@ -14,12 +14,10 @@ import torch
 from swarm.engine.jobs import SequenceKey
 from swarm.engine.recurrent import LayerState
 from swarm.errors import BadTensorError, KVFullError
+from swarm.models.footprint import WINDOW_SLACK, window_slots
 
 MAX_SEQUENCE_TOKENS = 1 << 24
 """Said where only the length of a sequence has no bound: its layers keep states."""
-
-WINDOW_SLACK = 512
-"""Tokens that a window layer keeps beyond its window: the largest chunk or rejected draft that can be undone."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +77,7 @@ class KVLayout:
 
 def capacity(window: int | None, tokens: int) -> int:
     """Slots a layer needs for a sequence of ``tokens``: a window layer moves its end to the front when full."""
-    return tokens if window is None else min(tokens, 2 * (window + WINDOW_SLACK))
+    return window_slots(window, tokens, WINDOW_SLACK)
 
 
 def floor_of(layout: KVLayout, highest: int) -> int:

@@ -33,11 +33,15 @@ class PrefixCache:
 
     def __init__(self, budget: KVBudget, share: float) -> None:
         self._budget = budget
-        self._most_bytes = int(budget.budget_bytes * share)
+        self._share = share
         self._index = PrefixIndex(PREFIX_BLOCK_TOKENS)
         self._scopes: dict[SequenceKey, Scope] = {}
         self._numbers = itertools.count()
         self.kept_bytes = 0
+
+    @property
+    def _most_bytes(self) -> int:
+        return int(self._budget.budget_bytes * self._share)
 
     def __len__(self) -> int:
         return len(self._index)
@@ -107,10 +111,23 @@ class PrefixCache:
         self.kept_bytes += size
         return (kept, len(names) * PREFIX_BLOCK_TOKENS), tuple(evicted)
 
+    def shrink(self) -> tuple[SequenceKey, ...]:
+        """Evict what a smaller budget has no room for, as far as kept sequences can make room."""
+        evicted = []
+        while (
+            self.kept_bytes > self._most_bytes or self._budget.used_bytes > self._budget.budget_bytes
+        ) and (oldest := self._index.oldest()) is not None:
+            evicted.append(self._evict(oldest))
+        return tuple(evicted)
+
     def release(self, key: SequenceKey) -> None:
         """Free a running sequence's room."""
         self._scopes.pop(key, None)
         self._budget.release(key)
+
+    def running_on(self, stage: Hashable) -> int:
+        """Return how many running sequences were opened on a stage; scopes are (who named, stage, part)."""
+        return sum(stage in scope for scope in self._scopes.values())
 
     def forget_stage(self, stage: Hashable) -> tuple[SequenceKey, ...]:
         """Free what was computed by a stage that goes away; scopes are (who named, stage, part)."""

@@ -31,6 +31,7 @@ from swarm.engine.jobs import (
     SequenceKey,
     StepJob,
 )
+from swarm.engine.kernels import seconds_per_byte
 from swarm.engine.kv_pool import KVBudget, KVLayout, floor_of
 from swarm.engine.memory import release_freed_memory
 from swarm.engine.prefix_cache import PrefixCache
@@ -60,6 +61,7 @@ class Engine:
         self._device = device
         self._budget = KVBudget(settings.kv_bytes or default_kv_bytes(), settings.block_tokens)
         self._cache = PrefixCache(self._budget, settings.prefix_share)
+        self._second_copy_bytes = settings.second_copy_bytes
         self._commands: queue.SimpleQueue[Command | None] = queue.SimpleQueue()
         self._results: asyncio.Queue[list[Result] | None] = asyncio.Queue()
         self._thread: threading.Thread | None = None
@@ -68,6 +70,7 @@ class Engine:
         self._layouts: dict[StageKey, KVLayout] = {}
         self._weights: dict[object, int] = {}
         self._sharing: set[StageKey] = set()
+        self._retiring: set[StageKey] = set()
         self._highest: dict[SequenceKey, int] = {}
         self._loading = asyncio.Lock()
         self._crash: BaseException | None = None
@@ -117,14 +120,30 @@ class Engine:
             seconds_per_layer=seconds / len(span),
         )
 
+    def retire_span(self, model: ModelId, span: LayerSpan) -> None:
+        """Open no more sequences on ``span``, and forget what is kept of ended ones."""
+        key = (model, span)
+        self._retiring.add(key)
+        self._end(self._cache.forget_stage(key))
+
+    def sequences_on(self, model: ModelId, span: LayerSpan) -> int:
+        """Return how many open sequences compute on the loaded ``span``."""
+        return self._cache.running_on((model, span))
+
+    async def seconds_per_byte(self, dtype: str) -> float:
+        """Return how long a product of one row takes for each byte of its weight, measured here and now."""
+        return await self._call(lambda _: seconds_per_byte(torch_dtype(dtype), self._device))
+
     async def unload_span(self, model: ModelId, span: LayerSpan) -> None:
         """Forget ``span``; steps of sequences that use it fail. The caller closes those sequences."""
         key = (model, span)
+        self._retiring.discard(key)
         self._end(self._cache.forget_stage(key))
         self._sharing.discard(key)
         self._layouts.pop(key, None)
         self._weights.pop(key, None)
         await self._call(lambda core: core.drop_stage(key))
+        await asyncio.to_thread(release_freed_memory)
 
     async def load_ends(self, model: LocalModel, dtype: str) -> LoadedEnds:
         """Read embedding, norm and head, measure them and make them usable. Raises ModelError."""
@@ -139,15 +158,24 @@ class Engine:
         ensure_splittable(model.folder, self._checks)
         with torch.inference_mode():
             base = load_span(model.folder, span, dtype, self._device, attention=ATTENTION)
-            room = self._settings.second_copy_bytes - sum(self._weights.values())
+            room = self._second_copy_bytes - sum(self._weights.values())
             return Stage(base, span, torch_dtype(dtype), self._device, room, quantize=quantize)
 
     def _build_ends(self, model: LocalModel, dtype: str) -> Ends:
         ensure_splittable(model.folder, self._checks)
         with torch.inference_mode():
             ends = load_ends(model.folder, dtype, self._device)
-            room = self._settings.second_copy_bytes - sum(self._weights.values())
+            room = self._second_copy_bytes - sum(self._weights.values())
             return Ends(ends, torch_dtype(dtype), self._device, room)
+
+    def limit_memory(self, *, kv_bytes: int, second_copy_bytes: int) -> None:
+        """Set the KV budget from now on, and up to how many bytes of weights the next loads may keep copies of.
+
+        Open sequences keep what they have; kept ones make room.
+        """
+        self._budget.budget_bytes = kv_bytes
+        self._second_copy_bytes = second_copy_bytes
+        self._end(self._cache.shrink())
 
     # Sequences: accounting here, memory on the compute thread
 
@@ -271,7 +299,11 @@ class Engine:
 
     def _stage_for(self, model: ModelId, span: LayerSpan) -> StageKey:
         """Return the smallest loaded span that covers ``span``."""
-        covering = [key for key in self._layouts if key[0] == model and key[1].covers(span)]
+        covering = [
+            key
+            for key in self._layouts
+            if key[0] == model and key[1].covers(span) and key not in self._retiring
+        ]
         if not covering:
             raise ModelError(f"{span.described()} of {model} are not loaded here")
         return min(covering, key=lambda key: len(key[1]))

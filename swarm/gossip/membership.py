@@ -23,7 +23,7 @@ from swarm.gossip.links import LinkTier
 from swarm.gossip.local_health import LocalHealth
 from swarm.gossip.member import Health, Member
 from swarm.gossip.own import LoadFigures, OwnRecords
-from swarm.gossip.record import HostedSpan, SpanLoad, decode_static
+from swarm.gossip.record import HostedSpan, IntendedSpan, SpanLoad, decode_static
 from swarm.gossip.snapshot import NeighbourState, snapshot
 from swarm.gossip.table import Table
 from swarm.gossip.upkeep import Upkeep
@@ -209,6 +209,8 @@ class Membership:
         api_port: int | None = None,
         models: tuple[ModelId, ...] | None = None,
         labels: tuple[str, ...] | None = None,
+        intended: tuple[IntendedSpan, ...] | None = None,
+        memory_bytes: int | None = None,
     ) -> None:
         """Change the own record and spread it; None keeps a field. Raises ConfigError if it grows too large."""
         self._advance(now)
@@ -220,6 +222,8 @@ class Membership:
             api_port=api_port,
             models=models,
             labels=labels,
+            intended=intended,
+            memory_bytes=memory_bytes,
         ):
             self._core.announce_static(now)
 
@@ -232,10 +236,13 @@ class Membership:
         tokens_per_second: float,
         rss_bytes: int,
         spans: tuple[SpanLoad, ...],
+        head_microseconds: float = 0.0,
     ) -> None:
         """Note the current load; it is spread at the paced interval, or soon after a large change."""
         self._advance(now)
-        self._core.own.set_load(LoadFigures(queued_rows, sessions, tokens_per_second, rss_bytes, spans))
+        self._core.own.set_load(
+            LoadFigures(queued_rows, sessions, tokens_per_second, rss_bytes, spans, head_microseconds)
+        )
 
     def observe_lag(self, now: float, seconds: float) -> None:
         """Be more patient with others: this process's own loop was late by ``seconds``."""

@@ -14,6 +14,7 @@ from swarm.gossip.record import (
     MAX_REPORTED_LINKS,
     MAX_STATIC_BYTES,
     HostedSpan,
+    IntendedSpan,
     LoadRecord,
     NeighbourLink,
     SpanLoad,
@@ -45,6 +46,7 @@ class LoadFigures:
     tokens_per_second: float = 0.0
     rss_bytes: int = 0
     spans: tuple[SpanLoad, ...] = ()
+    head_microseconds: float = 0.0
 
     def differs_much(self, other: LoadFigures) -> bool:
         """Return whether routing would be misled if it knew only ``other`` for another interval."""
@@ -107,6 +109,8 @@ class OwnRecords:
         api_port: int | None = None,
         models: tuple[ModelId, ...] | None = None,
         labels: tuple[str, ...] | None = None,
+        intended: tuple[IntendedSpan, ...] | None = None,
+        memory_bytes: int | None = None,
     ) -> bool:
         """Sign a new version if anything is another; None keeps. Raises ConfigError when it grows too large."""
         wishes = {
@@ -117,6 +121,8 @@ class OwnRecords:
             "api_port": api_port,
             "models": models,
             "labels": labels,
+            "intended": intended,
+            "memory_bytes": memory_bytes,
         }
         changes = {
             field: value
@@ -174,6 +180,7 @@ class OwnRecords:
             rss_bytes=figures.rss_bytes,
             spans=figures.spans,
             links=tuple(links[:MAX_REPORTED_LINKS]),
+            head_microseconds=figures.head_microseconds,
         )
         while len(body := encode(record)) > MAX_LOAD_BYTES and record.links:
             record = msgspec.structs.replace(record, links=record.links[:-1])

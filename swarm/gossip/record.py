@@ -35,6 +35,19 @@ class HostedSpan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     """Decoder layers of the whole model."""
 
 
+class IntendedSpan(msgspec.Struct, frozen=True, array_like=True, gc=False):
+    """Layers that a node means to hold, told before it loads them so that nobody else takes them too."""
+
+    model: ModelId
+    span: LayerSpan
+    layers: int
+    """Decoder layers of the whole model."""
+    firm: bool
+    """It is being loaded: others give way whoever they are."""
+    microseconds_per_layer: float
+    """Estimated, for one decode token; 0: unknown."""
+
+
 class StaticRecord(msgspec.Struct, frozen=True, array_like=True):
     """Who a member is and what it holds. ``models`` names what its front door could serve (ends on disk)."""
 
@@ -54,6 +67,9 @@ class StaticRecord(msgspec.Struct, frozen=True, array_like=True):
     models: tuple[ModelId, ...] = ()
     labels: tuple[str, ...] = ()
     """What its owner calls it; a claim like the name."""
+    intended: tuple[IntendedSpan, ...] = ()
+    memory_bytes: int = 0
+    """What this node may use for weights, KV cache and overhead; 0: not told."""
 
 
 class NeighbourLink(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -84,6 +100,8 @@ class LoadRecord(msgspec.Struct, frozen=True, array_like=True):
     rss_bytes: int
     spans: tuple[SpanLoad, ...] = ()
     links: tuple[NeighbourLink, ...] = ()
+    head_microseconds: float = 0.0
+    """Norm, head and choice of one token at this node's front door; 0: it has loaded no ends."""
 
 
 class Claim(msgspec.Struct, frozen=True, array_like=True):
@@ -120,6 +138,11 @@ def decode_static(body: bytes) -> StaticRecord:
         and all(held.span.end <= held.layers and held.dtype in DTYPES for held in record.spans)
         and len(record.labels) <= _MAX_LABELS
         and all(0 < len(label) <= _MAX_LABEL and label.isprintable() for label in record.labels)
+        and all(
+            one.span.end <= one.layers and 0 <= one.microseconds_per_layer < math.inf
+            for one in record.intended
+        )
+        and record.memory_bytes >= 0
     )
     if not well_formed:
         raise ProtocolError("static record: a field is out of its range")
@@ -135,6 +158,7 @@ def decode_load(body: bytes) -> LoadRecord:
         raise ProtocolError(f"load record: {exc}") from exc
     _check_counters("load record", record.incarnation, record.sequence)
     quantities = [record.queued_rows, record.sessions, record.tokens_per_second, record.rss_bytes]
+    quantities.append(record.head_microseconds)
     for span in record.spans:
         quantities += [span.index, span.microseconds_per_layer, span.free_kv_tokens]
     quantities += [link.rtt_microseconds for link in record.links]

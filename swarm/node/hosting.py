@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+import random
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Literal
 
+from swarm.config import MIB
 from swarm.errors import ModelError, SwarmError
-from swarm.gossip.record import HostedSpan, SpanLoad
+from swarm.gossip.record import HostedSpan, IntendedSpan, SpanLoad
+from swarm.models.footprint import Footprint, footprint_of
+from swarm.models.memory import Memory, check_fits, divide, needed_bytes, reach
 from swarm.models.tokenizer import ChatTokenizer
-from swarm.routing.placement import choose_span, missing_layers
-from swarm.types import LayerSpan, ModelId
+from swarm.node.mover import Mover
+from swarm.routing.placement import Machine
+from swarm.routing.placer import Placer
+from swarm.types import LayerSpan, ModelId, NodeId
 
 if TYPE_CHECKING:
     from swarm.config import ModelSettings
@@ -20,6 +28,10 @@ if TYPE_CHECKING:
     from swarm.models.store import LocalModel, ModelStore
     from swarm.routing.view import SwarmView
 
+DRAIN_LOOK_SECONDS = 0.1
+DRAIN_SECONDS = 30.0
+"""How long a span that moves away waits for its sessions; those that are left then recover elsewhere."""
+
 
 class Hosting:
     """Owns what is loaded. ``on_change`` is called whenever the node's record must say something new."""
@@ -27,10 +39,11 @@ class Hosting:
     def __init__(
         self,
         *,
+        node: NodeId,
         settings: ModelSettings,
         store: ModelStore,
         engine: Engine,
-        ends_wanted: bool,
+        memory: Memory,
         view: Callable[[], SwarmView],
         announce: Callable[[str], None],
         progress: Progress | None,
@@ -38,12 +51,14 @@ class Hosting:
         joined: Callable[[], Awaitable[None]],
         native: Callable[[str], bool],
     ) -> None:
+        self._node = node
         self._native = native
         self._joined = joined
         self._settings = settings
         self._store = store
         self._engine = engine
-        self._ends_wanted = ends_wanted
+        self._memory = memory
+        self._ends_wanted = memory.door
         self._view = view
         self._announce = announce
         self._progress = progress
@@ -53,6 +68,11 @@ class Hosting:
         self._ends: dict[ModelId, LoadedEnds] = {}
         self._tokenizers: dict[ModelId, ChatTokenizer] = {}
         self._loading = asyncio.Lock()
+        self._intended: tuple[IntendedSpan, ...] = ()
+        self._footprints: dict[ModelId, Footprint] = {}
+        self._reaches: dict[ModelId, tuple[int, ...]] = {}
+        self._seconds_per_byte = 0.0
+        self._settled = False
 
     # --- what others read ---
 
@@ -65,6 +85,20 @@ class Hosting:
     def hosted(self) -> tuple[HostedSpan, ...]:
         """The spans for this node's record."""
         return tuple(HostedSpan(s.model, s.span, s.dtype, layers) for s, layers in self._stages)
+
+    def intended(self) -> tuple[IntendedSpan, ...]:
+        """What this node means to load, for its record."""
+        return self._intended
+
+    @property
+    def settled_once(self) -> bool:
+        """Whether what this node will serve first is loaded, be it only that it serves nothing."""
+        return self._settled
+
+    @property
+    def head_seconds(self) -> float:
+        """What norm, head and choice of one token take at this door; of several models the slowest; 0: none loaded."""
+        return max((ends.head_seconds for ends in self._ends.values()), default=0.0)
 
     def loads(self) -> tuple[SpanLoad, ...]:
         return tuple(
@@ -84,10 +118,12 @@ class Hosting:
         """
         local = await (self._asked_for() if self._settings.model else self._served_by_swarm())
         self._local[local.id] = local
-        if self._settings.layers == "auto":
-            await self._joined()
         try:
-            await self._load(local)
+            if self._settings.layers == "auto":
+                await self._joined()
+                await self._place(local)
+            else:
+                await self._load(local)
         except SwarmError as exc:
             if self._settings.model:
                 raise
@@ -129,18 +165,85 @@ class Hosting:
                     )
             await asyncio.sleep(1.0)
 
+    async def _place(self, local: LocalModel) -> None:
+        """Hold what helps the swarm most, now and later. Raises SwarmError if nothing can be loaded at first."""
+        self._seconds_per_byte = await self._engine.seconds_per_byte(self.compute_dtype(local))
+        for span in self._private_spans(local):
+            await self.load(local, span)
+        mover = Mover(
+            Placer(self._node, local.id, random.uniform),
+            hosting=self,
+            view=self._view,
+            announce=self._announce,
+            clock=time.perf_counter,
+        )
+        await mover.run(local, must_load=bool(self._settings.model))
+
     async def _load(self, local: LocalModel) -> None:
-        dtype = self.compute_dtype(local)
-        span = self._span(local)
-        for wanted in (span, *self._private_spans(local, span)):
-            if wanted is not None:
-                await self._load_span(local, wanted, dtype)
+        """Hold the layers that the settings name. Raises ModelError, DoesNotFitError before anything is loaded."""
+        span = self._pinned(local)
+        private = self._private_spans(local)
+        spans = [
+            one for one in (span, *private) if one is not None and (one is span or not _within(one, span))
+        ]
+        check_fits(self._memory_for(local), self.footprint(local), local.id.name, spans)
+        for one in spans:
+            await self.load(local, one)
+        await self.settled(local)
+
+    async def settled(self, local: LocalModel) -> None:
+        """What this node holds is decided and loaded: load what its door needs, and say that it is ready. Once."""
+        if self._settled:
+            return
         if self._ends_wanted:
             await self.need_ends(local)
             await self.tokenizer(local)
+        self._settled = True
         self._on_change()
 
-    async def _load_span(self, local: LocalModel, span: LayerSpan, dtype: str) -> None:
+    # --- what placement asks ---
+
+    def footprint(self, local: LocalModel) -> Footprint:
+        found = self._footprints.get(local.id)
+        if found is None:
+            found = footprint_of(local.spec, local.manifest, self.compute_dtype(local))
+            self._footprints[local.id] = found
+        return found
+
+    def machine(self, local: LocalModel) -> Machine:
+        """Return this node as placement sees it: its speed as measured, or estimated before it holds any layer."""
+        model = self.footprint(local)
+        if local.id not in self._reaches:
+            self._reaches[local.id] = reach(self._memory_for(local), model, self._private_spans(local))
+        measured = [stage.seconds_per_layer for stage, _ in self._stages if stage.model == local.id]
+        guessed = self._seconds_per_byte * sum(model.layer_bytes) / model.layers
+        head = self.head_seconds or self._seconds_per_byte * model.ends_bytes
+        return Machine(
+            node=self._node,
+            seconds_per_layer=min(measured, default=guessed),
+            reach=self._reaches[local.id],
+            door_seconds=head if self._ends_wanted else 0.0,
+            cuts=model.boundaries,
+        )
+
+    def fits_beside(self, local: LocalModel, span: LayerSpan | None) -> bool:
+        """Whether ``span`` fits into memory together with all that is loaded."""
+        spans = [*self._spans_of(local), *([span] if span is not None else [])]
+        memory = self._memory_for(local)
+        return needed_bytes(memory, self.footprint(local), spans) <= memory.total_bytes
+
+    def intend(self, local: LocalModel, span: LayerSpan | None, *, firm: bool) -> None:
+        """Tell the swarm what this node means to load."""
+        seconds = self.machine(local).seconds_per_layer
+        self._intended = (
+            () if span is None else (IntendedSpan(local.id, span, local.spec.layers, firm, seconds * 1e6),)
+        )
+        self._on_change()
+
+    async def load(self, local: LocalModel, span: LayerSpan) -> None:
+        """Load and advertise ``span`` beside what is held."""
+        dtype = self.compute_dtype(local)
+        self._divide_memory(local, [*self._spans_of(local), span])
         self._announce(f"Loading {span.described()} of {local.id.name} in {dtype} …")
         stage = await self._engine.load_span(local, span, dtype)
         self._stages.append((stage, local.spec.layers))
@@ -150,35 +253,58 @@ class Hosting:
             f"{stage.weight_bytes / 2**20:.0f} MiB, {stage.seconds_per_layer * 1e3:.2f} ms a layer and token"
         )
 
-    def _private_spans(self, local: LocalModel, held: LayerSpan | None) -> tuple[LayerSpan, ...]:
-        """The first and last layers that this door insists on computing itself and does not hold yet."""
+    async def retire(self, local: LocalModel, span: LayerSpan) -> None:
+        """Advertise ``span`` no more, let its sessions end or move, and drop it."""
+        self._stages = [
+            (stage, layers) for stage, layers in self._stages if (stage.model, stage.span) != (local.id, span)
+        ]
+        self._on_change()
+        self._engine.retire_span(local.id, span)
+        for _ in range(int(DRAIN_SECONDS / DRAIN_LOOK_SECONDS)):
+            if not self._engine.sequences_on(local.id, span):
+                break
+            await asyncio.sleep(DRAIN_LOOK_SECONDS)
+        await self._engine.unload_span(local.id, span)
+        self._divide_memory(local, self._spans_of(local))
+        self._announce(f"Dropped {span.described()} of {local.id.name}.")
+
+    # --- inside ---
+
+    def _spans_of(self, local: LocalModel) -> list[LayerSpan]:
+        return [stage.span for stage, _ in self._stages if stage.model == local.id]
+
+    def _memory_for(self, local: LocalModel) -> Memory:
+        # There is no second form of weights in float32.
+        single = self.compute_dtype(local) == "float32"
+        return replace(self._memory, second_copy_bytes=0) if single else self._memory
+
+    def _divide_memory(self, local: LocalModel, spans: Sequence[LayerSpan]) -> None:
+        """Set what KV cache and second copies may use when ``spans`` are held."""
+        division = divide(self._memory_for(local), self.footprint(local), spans)
+        self._engine.limit_memory(kv_bytes=division.kv_bytes, second_copy_bytes=division.second_copy_bytes)
+        self._announce(
+            f"Memory: {division.weights_bytes / MIB:.0f} MiB for layers, {division.ends_bytes / MIB:.0f} for the "
+            f"model's ends, {division.kv_bytes / MIB:.0f} for KV, {division.overhead_bytes / MIB:.0f} for the "
+            f"program; {self._memory.total_bytes / MIB:.0f} may be used."
+        )
+
+    def _private_spans(self, local: LocalModel) -> tuple[LayerSpan, ...]:
+        """The first and last layers that this door insists on computing itself."""
         first, last = private_layers(self._settings.private_layers)
         layers = local.spec.layers
         if first + last > layers:
             raise ModelError(f"{local.id.name} has {layers} layers: --private-layers {first}:{last} are more")
-        wanted = ([LayerSpan(0, first)] if first else []) + (
-            [LayerSpan(layers - last, layers)] if last else []
+        return (
+            *([LayerSpan(0, first)] if first else []),
+            *([LayerSpan(layers - last, layers)] if last else []),
         )
-        return tuple(span for span in wanted if held is None or not held.covers(span))
 
-    def _span(self, local: LocalModel) -> LayerSpan | None:
+    def _pinned(self, local: LocalModel) -> LayerSpan | None:
         wanted = self._settings.layers
-        if wanted == "none":
-            return None
         layers = local.spec.layers
-        if isinstance(wanted, LayerSpan):
-            if wanted.end > layers:
-                raise ModelError(
-                    f"{local.id.name} has {layers} layers: --layers must end at {layers} or before"
-                )
-            return wanted
-        span = choose_span(self._view(), local.id, layers)
-        missing = (
-            ", ".join(hole.described() for hole in missing_layers(self._view(), local.id, layers))
-            or "nothing"
-        )
-        self._announce(f"The swarm lacks {missing} of {local.id.name}; this node takes {span.described()}.")
-        return span
+        if isinstance(wanted, LayerSpan) and wanted.end > layers:
+            raise ModelError(f"{local.id.name} has {layers} layers: --layers must end at {layers} or before")
+        return wanted if isinstance(wanted, LayerSpan) else None
 
     def compute_dtype(self, local: LocalModel) -> str:
         """``--dtype``; auto is the checkpoint's where this device computes it natively, else float32."""
@@ -203,6 +329,10 @@ class Hosting:
                 found = await asyncio.to_thread(ChatTokenizer.load, local.folder)
                 self._tokenizers[local.id] = found
             return found
+
+
+def _within(one: LayerSpan, span: LayerSpan | None) -> bool:
+    return span is not None and span.covers(one)
 
 
 def private_layers(text: str) -> tuple[int, int]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from prometheus_client.core import Metric
 
-from swarm.engine.device import computes_natively, resolve_device
+from swarm.engine.device import available_bytes, computes_natively, resolve_device
 from swarm.engine.jobs import StepResult
-from swarm.engine.worker import Engine
+from swarm.engine.worker import Engine, default_kv_bytes
 from swarm.errors import ConfigError, LinkDownError, SwarmError
 from swarm.gossip.membership import Membership
+from swarm.models.memory import Memory
 from swarm.models.store import ModelStore
 from swarm.net.peers import Network
 from swarm.node.bus import Bus
@@ -108,13 +109,15 @@ class Node:
             admit=self._admits,
         )
         self._device = resolve_device(config.model.device)
+        self._memory = _memory(config, self._device)
         self._engine = Engine(config.engine, self._device)
         self._bus = Bus(self._id, self._network, dispatch.received)
         self._hosting = Hosting(
+            node=self._id,
             settings=config.model,
             store=ModelStore(),
             engine=self._engine,
-            ends_wanted=config.api.listen is not None or config.model.layers == "none",
+            memory=self._memory,
             view=self.view,
             announce=self._announce,
             progress=progress,
@@ -251,6 +254,7 @@ class Node:
                 name=settings.name,
                 api_port=api.port if api else 0,
                 labels=settings.labels,
+                memory_bytes=self._memory.total_bytes,
             )
             if settings.bootstrap:
                 membership.bootstrap(settings.bootstrap, now)
@@ -285,14 +289,16 @@ class Node:
             rate = (stats.rows - before) / max(now - at, 1e-9)
             before, at = stats.rows, now
             spans, rss = self._hosting.loads(), process.memory_info().rss
+            head = self._hosting.head_seconds * 1e6
             self._gossip.change(
-                lambda m, t, stats=stats, rate=rate, spans=spans, rss=rss: m.update_load(  # type: ignore[misc]
+                lambda m, t, stats=stats, rate=rate, spans=spans, rss=rss, head=head: m.update_load(  # type: ignore[misc]
                     t,
                     queued_rows=stats.queued_jobs,
                     sessions=self._stage.session_count,
                     tokens_per_second=rate,
                     rss_bytes=rss,
                     spans=spans,
+                    head_microseconds=head,
                 )
             )
             await asyncio.sleep(LOAD_SECONDS)
@@ -363,9 +369,13 @@ class Node:
     def _advertise(self) -> None:
         spans = self._hosting.hosted()
         models = tuple(self._hosting.local_models())
+        intended = self._hosting.intended()
+        state = "ready" if spans or self._hosting.settled_once else None
         self._view = None
         self._gossip.change(
-            lambda membership, now: membership.update_self(now, state="ready", spans=spans, models=models)
+            lambda membership, now: membership.update_self(
+                now, state=state, spans=spans, models=models, intended=intended
+            )
         )
 
     def _members_changed(self) -> None:
@@ -417,6 +427,18 @@ class Node:
             traffic=self._network.stats(),
             detail=detail,
         )
+
+
+def _memory(config: Config, device: str) -> Memory:
+    """What the settings, or the machine as it is now, let this node use."""
+    engine = config.engine
+    return Memory(
+        total_bytes=engine.memory_bytes or available_bytes(device),
+        door=config.api.listen is not None or config.model.layers == "none",
+        kv_bytes=engine.kv_bytes,
+        most_kv_bytes=None if engine.memory_bytes else default_kv_bytes(),
+        second_copy_bytes=engine.second_copy_bytes if device == "cpu" else 0,
+    )
 
 
 async def _as_coroutine(work: Awaitable[None]) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from swarm.gossip.member import Member
-from swarm.routing.view import SpanView, SwarmView
+from swarm.gossip.member import Health, Member
+from swarm.routing.view import Intention, SpanView, SwarmView
 from swarm.types import ModelId, NodeId
 
 PREFIX = 8
@@ -23,16 +23,25 @@ def build_view(
 
     ``cut_off`` are the nodes that this one can't reach now, whatever gossip says of them.
     """
+    members = list(members)
     routable = [m for m in members if m.routable and m.node not in cut_off]
     by_prefix = {m.node[:PREFIX]: m.node for m in routable}
     spans: list[SpanView] = []
     layers: dict[ModelId, int] = {}
     links: dict[tuple[NodeId, NodeId], float] = {}
+    doors: dict[NodeId, float] = {}
+    intentions: list[Intention] = []
     unreachable = set(shunned)
+    for member in members:
+        # Who joins is not routable yet; what it means to hold counts all the same.
+        if member.health is Health.ALIVE and member.record.state in ("joining", "ready"):
+            intentions.extend(_intentions(member))
     for member in routable:
         spans.extend(_spans(member))
         for hosted in member.record.spans:
             layers.setdefault(hosted.model, hosted.layers)
+        if member.load is not None and member.record.api_port:
+            doors[member.node] = member.load.head_microseconds / 1e6
         if member.rtt_seconds is not None:
             links[own, member.node] = links[member.node, own] = member.rtt_seconds / 2
         for link in member.load.links if member.load else ():
@@ -44,7 +53,22 @@ def build_view(
             else:
                 links[member.node, other] = link.rtt_microseconds / 2e6
                 links.setdefault((other, member.node), link.rtt_microseconds / 2e6)
-    return SwarmView(tuple(spans), links, frozenset(unreachable), layers, default_link_seconds)
+    return SwarmView(
+        tuple(spans),
+        links,
+        frozenset(unreachable),
+        layers,
+        default_link_seconds,
+        tuple(intentions),
+        doors,
+    )
+
+
+def _intentions(member: Member) -> list[Intention]:
+    return [
+        Intention(member.node, one.model, one.span, one.firm, one.microseconds_per_layer / 1e6)
+        for one in member.record.intended
+    ]
 
 
 def _spans(member: Member) -> list[SpanView]:

@@ -17,6 +17,10 @@ TIE_BREAK = 0.05
 """Replicas whose costs differ by less than this part count as equal, and the salt chooses between them."""
 
 
+SAME_NODE_SECONDS = 1e-5
+"""Added for going from one span to another of the same node: one span that holds both is better."""
+
+
 @dataclass(frozen=True, slots=True)
 class PathHop:
     """One node's part of a path. ``span`` may be less than the node has loaded."""
@@ -44,25 +48,25 @@ def queue_seconds(span: SpanView) -> float:
 def path_seconds(view: SwarmView, model: ModelId, origin: NodeId, hops: Sequence[PathHop]) -> float:
     """Return the predicted time of one decode token of ``model`` from ``origin`` over ``hops`` and back.
 
-    Each hop costs the link to it, its layers at the fastest span of its dtype that holds them, and its queue.
+    Each hop costs the link to it, and its layers and queue at the fastest span of its dtype that holds them all.
     """
     total = 0.0
-    here = origin
+    here: NodeId | None = None
     for hop in hops:
         held = [
             s
             for s in view.spans
             if (s.node, s.boot, s.dtype, s.model) == (hop.node, hop.boot, hop.dtype, model)
+            and s.span.covers(hop.span)
         ]
-        per_layer = (
-            min((s.seconds_per_layer for s in held if layer in s.span), default=math.inf)
-            for layer in range(hop.span.start, hop.span.end)
+        again = hop.node == here
+        total += min(
+            (s.seconds_per_layer * len(hop.span) + (0.0 if again else queue_seconds(s)) for s in held),
+            default=math.inf,
         )
-        total += (
-            link_seconds(view, here, hop.node) + sum(per_layer) + max(map(queue_seconds, held), default=0.0)
-        )
+        total += SAME_NODE_SECONDS if again else link_seconds(view, here or origin, hop.node)
         here = hop.node
-    return total + link_seconds(view, here, origin)
+    return total + link_seconds(view, here or origin, origin)
 
 
 def tie_break(salt: int, node: NodeId) -> float:

@@ -1,11 +1,12 @@
 """The shortest-path problem as arrays, and its exact solution. Knows nothing of models or views.
 
-A row is one node computing in one dtype. The layers form a chain, so the search over (layer, row)
+A row is one span of one node. The layers form a chain, so the search over (layer, row)
 needs no heap: once a layer, the costs so far are multiplied (min, plus) with the matrix of moves (Viterbi).
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -33,12 +34,12 @@ class Grid:
         compute[layer, row] = np.inf
         return replace(self, compute=compute)
 
-    def only(self, first: int, last: int, row: int) -> Grid:
-        """Return the same problem where ``row`` alone may compute layers ``first`` to ``last``, inclusive."""
+    def only(self, first: int, last: int, rows: Sequence[int]) -> Grid:
+        """Return the same problem where ``rows`` alone may compute layers ``first`` to ``last``, inclusive."""
         compute = self.compute.copy()
-        kept = compute[first : last + 1, row].copy()
+        kept = compute[first : last + 1, rows].copy()
         compute[first : last + 1] = np.inf
-        compute[first : last + 1, row] = kept
+        compute[first : last + 1, rows] = kept
         return replace(self, compute=compute)
 
 

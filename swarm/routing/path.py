@@ -10,7 +10,14 @@ from itertools import count, groupby
 import numpy as np
 
 from swarm.errors import NoPathError
-from swarm.routing.cost import PathHop, link_seconds, path_seconds, queue_seconds, tie_break
+from swarm.routing.cost import (
+    SAME_NODE_SECONDS,
+    PathHop,
+    link_seconds,
+    path_seconds,
+    queue_seconds,
+    tie_break,
+)
 from swarm.routing.grid import Grid, cheapest_rows
 from swarm.routing.placement import missing_layers
 from swarm.routing.view import SpanView, SwarmView
@@ -66,7 +73,9 @@ class Path:
 def find_path(view: SwarmView, request: PathRequest) -> Path:
     """Return the cheapest path. Raises NoPathError: what is missing, or which constraint excludes every chain."""
     spans = _candidates(view, request)
-    rows = sorted({(span.node, span.boot, span.dtype) for span in spans})
+    # A hop computes within one loaded span, so each span is a row of its own.
+    spans.sort(key=lambda span: (span.node, span.boot, span.dtype, span.span))
+    rows = [(span.node, span.boot, span.dtype) for span in spans]
     grid = _grid(view, request, spans, rows)
     chain = _without_repeats(grid, rows, request)
     if chain is None:
@@ -119,20 +128,18 @@ def _private_holes(request: PathRequest, own: Sequence[LayerSpan]) -> Iterator[L
 
 def _grid(view: SwarmView, request: PathRequest, spans: Sequence[SpanView], rows: Sequence[Row]) -> Grid:
     """Return the request as arrays. The tie-break and the dtype wish enter these costs, not the path's."""
-    index = {row: number for number, row in enumerate(rows)}
-    factors = [tie_break(request.salt, node) for node, _, _ in rows]
+    factors = [tie_break(request.salt, node) for node, *_ in rows]
     compute = np.full((request.layers, len(rows)), np.inf)
     enter = np.zeros(len(rows))
-    for span in spans:
-        row = index[span.node, span.boot, span.dtype]
+    for row, span in enumerate(spans):
         seconds = span.seconds_per_layer * factors[row]
         if request.prefer_dtype not in (None, span.dtype):
             seconds += OTHER_DTYPE_SECONDS
         held = slice(span.span.start, min(span.span.end, request.layers))
-        np.minimum(compute[held, row], seconds, out=compute[held, row])
-        enter[row] = max(enter[row], queue_seconds(span) * factors[row] * request.queue_weight)
+        compute[held, row] = seconds
+        enter[row] = queue_seconds(span) * factors[row] * request.queue_weight
     private = np.array([request.private(layer) for layer in range(request.layers)])
-    for row, (node, _, _) in enumerate(rows):
+    for row, (node, *_) in enumerate(rows):
         if node != request.origin:
             compute[private, row] = np.inf
         elif node in request.avoid_nodes:
@@ -141,7 +148,7 @@ def _grid(view: SwarmView, request: PathRequest, spans: Sequence[SpanView], rows
     def link(source: NodeId, target: NodeId) -> float:
         return np.inf if (source, target) in request.avoid_edges else link_seconds(view, source, target)
 
-    nodes = [node for node, _, _ in rows]
+    nodes = [node for node, *_ in rows]
     start = np.array(
         [link(request.origin, node) * factor for node, factor in zip(nodes, factors, strict=True)]
     )
@@ -149,7 +156,7 @@ def _grid(view: SwarmView, request: PathRequest, spans: Sequence[SpanView], rows
     moves = np.array(
         [
             [
-                np.inf if a == b else link(a, b) * factor + wait
+                SAME_NODE_SECONDS if a == b else link(a, b) * factor + wait
                 for b, factor, wait in zip(nodes, factors, enter, strict=True)
             ]
             for a in nodes
@@ -170,10 +177,10 @@ def _runs(chain: Sequence[int]) -> list[tuple[int, LayerSpan]]:
 
 
 def _without_repeats(grid: Grid, rows: Sequence[Row], request: PathRequest) -> list[int] | None:
-    """Return the cheapest chain in which no node comes twice (but the origin at both private ends).
+    """Return the cheapest chain in which nobody returns to a node (but to the origin for its private end).
 
     Branch and bound: of a repeated node either its first stay ends earlier, or its second begins later, or it
-    keeps everything between. The cheapest relaxation that repeats nothing is the optimum.
+    keeps everything between, in whichever of its spans. The cheapest relaxation that repeats nothing is the optimum.
     """
     number = count()
     open_problems: list[tuple[float, int, list[int], Grid]] = []
@@ -194,20 +201,20 @@ def _without_repeats(grid: Grid, rows: Sequence[Row], request: PathRequest) -> l
         (row, first), (second_row, second) = repeat
         consider(problem.without(first.end - 1, row))
         consider(problem.without(second.start, second_row))
-        if row == second_row:
-            consider(problem.only(first.end - 1, second.start, row))
+        own = [number for number, (node, *_) in enumerate(rows) if node == rows[row][0]]
+        consider(problem.only(first.end - 1, second.start, own))
     return None
 
 
 def _repeated(
     runs: Sequence[tuple[int, LayerSpan]], rows: Sequence[Row], request: PathRequest
 ) -> tuple[tuple[int, LayerSpan], tuple[int, LayerSpan]] | None:
-    """Return the first two runs on one node that may not both be there, or None."""
+    """Return the first two runs on one node, with others between them, that may not both be there; or None."""
     last_of: dict[NodeId, tuple[int, LayerSpan]] = {}
     for row, span in runs:
         node = rows[row][0]
         earlier = last_of.get(node)
-        if earlier is not None:
+        if earlier is not None and earlier[1].end < span.start:
             both_private = request.private(earlier[1].start) and request.private(span.end - 1)
             if not (
                 node == request.origin

@@ -23,6 +23,18 @@ class SpanView:
 
 
 @dataclass(frozen=True, slots=True)
+class Intention:
+    """A span that a node means to hold. ``firm``: it is being loaded, so that others give way whoever they are."""
+
+    node: NodeId
+    model: ModelId
+    span: LayerSpan
+    firm: bool
+    seconds_per_layer: float = 0.0
+    """Estimated before it is loaded; 0: unknown."""
+
+
+@dataclass(frozen=True, slots=True)
 class SwarmView:
     """Live, routable spans and measured links. ``links`` are one-way seconds; absent pairs use the default."""
 
@@ -32,3 +44,7 @@ class SwarmView:
     layers: Mapping[ModelId, int] = field(default_factory=dict)
     """Decoder layers of each model known."""
     default_link_seconds: float = 0.05
+    intentions: tuple[Intention, ...] = ()
+    """What members are about to load, this node's own included."""
+    doors: Mapping[NodeId, float] = field(default_factory=dict)
+    """Nodes with a front door: the seconds that norm, head and choice take of a token there."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,10 +12,11 @@ from hypothesis import strategies as st
 from swarm.errors import ProtocolError
 from swarm.gossip.anti_entropy import digest_of, lacking
 from swarm.gossip.member import EQUIVOCATING
-from swarm.gossip.record import decode_static
+from swarm.gossip.record import IntendedSpan, decode_static
 from swarm.gossip.suspicion import Claims
 from swarm.gossip.table import Table
 from swarm.protocol.messages import Digest, SignedRecord
+from swarm.types import LayerSpan, ModelId
 
 MakePeer = Callable[[str], "object"]
 
@@ -124,12 +126,20 @@ def test_a_body_is_stored_byte_for_byte_with_fields_of_a_newer_version(peer, swa
     assert table.entries[alice.node].static.signed.body == signed.body
 
 
-def test_a_record_of_an_older_version_has_no_labels(peer):
-    import msgspec
+def test_a_record_of_an_older_version_lacks_labels_and_intentions(peer):
+    intended = (IntendedSpan(ModelId("tiny", "0" * 64), LayerSpan(0, 2), 6, True, 12.5),)
+    body = peer("alice").static(labels=("home",), intended=intended, memory_bytes=5).body
+    record = decode_static(body)
+    assert (record.labels, record.intended, record.memory_bytes) == (("home",), intended, 5)
+    older = decode_static(msgspec.msgpack.encode(msgspec.msgpack.decode(body)[:-3]))
+    assert (older.labels, older.intended, older.memory_bytes) == ((), (), 0)
 
-    fields = msgspec.msgpack.decode(peer("alice").static(labels=("home",)).body)
-    assert decode_static(msgspec.msgpack.encode(fields)).labels == ("home",)
-    assert decode_static(msgspec.msgpack.encode(fields[:-1])).labels == ()
+
+@pytest.mark.parametrize("wrong", [LayerSpan(0, 7), LayerSpan(6, 8)])
+def test_an_intention_beyond_the_models_layers_is_refused(peer, wrong):
+    intended = (IntendedSpan(ModelId("tiny", "0" * 64), wrong, 6, False, 0.0),)
+    with pytest.raises(ProtocolError):
+        decode_static(peer("alice").static(intended=intended).body)
 
 
 def _flipped(record: SignedRecord) -> SignedRecord:

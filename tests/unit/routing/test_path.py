@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from itertools import product
+from itertools import groupby, product
 
 import pytest
 from hypothesis import given, settings
@@ -32,21 +32,20 @@ def spans_of(path: Path) -> list[tuple[NodeId, str]]:
 
 
 def chains(view: SwarmView, request: PathRequest) -> Iterator[tuple[PathHop, ...]]:
-    """Every assignment of layers to nodes that the request allows, as hops."""
+    """Every assignment of layers to loaded spans that the request allows, as hops."""
     holders = [
-        sorted({s.node for s in view.spans if layer in s.span and s.node not in request.avoid_nodes})
+        [s for s in view.spans if layer in s.span and s.node not in request.avoid_nodes]
         for layer in range(request.layers)
     ]
     for chain in product(*holders):
         hops: list[PathHop] = []
-        for layer, node in enumerate(chain):
-            if hops and hops[-1].node == node:
-                hops[-1] = PathHop(node, BOOT, LayerSpan(hops[-1].span.start, layer + 1), "float32")
-            else:
-                hops.append(PathHop(node, BOOT, LayerSpan(layer, layer + 1), "float32"))
-        nodes = [hop.node for hop in hops]
-        edges = set(zip([request.origin, *nodes], [*nodes, request.origin], strict=True))
-        once = len(set(nodes)) == len(nodes)
+        for number, (held, run) in enumerate(groupby(enumerate(chain), key=lambda one: one[1])):
+            layers = [layer for layer, _ in run]
+            hops.append(PathHop(held.node, BOOT, LayerSpan(layers[0], layers[-1] + 1), "float32"))
+            assert number + 1 == len(hops)
+        stays = [node for node, _ in groupby(hop.node for hop in hops)]
+        edges = set(zip([request.origin, *stays], [*stays, request.origin], strict=True))
+        once = len(set(stays)) == len(stays)
         short_enough = request.max_hops is None or len(hops) <= request.max_hops
         if once and short_enough and not edges & request.avoid_edges:
             yield tuple(hops)
@@ -135,16 +134,23 @@ def test_every_layer_is_computed_once_in_order_and_private_ones_by_the_origin(
         range(LAYERS)
     )
     for hop in path.hops:
-        assert all(
-            any(layer in s.span for s in view.spans if s.node == hop.node)
-            for layer in range(hop.span.start, hop.span.end)
-        )
+        assert any(s.span.covers(hop.span) for s in view.spans if s.node == hop.node)
         shared = [layer for layer in range(hop.span.start, hop.span.end) if request.private(layer)]
         assert hop.node == request.origin or not shared
         assert hop.node not in request.avoid_nodes or hop.node == request.origin
-    others = [hop.node for hop in path.hops if hop.node != request.origin]
+    stays = [node for node, _ in groupby(hop.node for hop in path.hops)]
+    others = [node for node in stays if node != request.origin]
     assert len(set(others)) == len(others)
-    assert all(one.node != two.node for one, two in zip(path.hops, path.hops[1:], strict=False))
+
+
+def test_a_node_computes_through_two_spans_in_a_row_as_two_hops():
+    view = SwarmView((span(A, 0, 2), span(A, 2, 6), span(B, 2, 6, 0.02)), {})
+    assert spans_of(find_path(view, PathRequest(C, MODEL, LAYERS))) == [(A, "0:2"), (A, "2:6")]
+
+
+def test_one_span_is_better_than_two_of_the_same_node():
+    view = SwarmView((span(A, 0, 3), span(A, 3, 6), span(A, 0, 6)), {})
+    assert spans_of(find_path(view, PathRequest(C, MODEL, LAYERS))) == [(A, "0:6")]
 
 
 def test_overlapping_spans_are_used_in_part():

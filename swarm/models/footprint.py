@@ -1,0 +1,106 @@
+"""How many bytes of memory each layer of a model takes, and its ends. Reads no file and loads nothing.
+
+Sizes come from the safetensors headers in the manifest, converted to the dtype that is computed in.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from swarm.models.manifest import Manifest, TensorInfo, layer_of, wanted
+from swarm.models.spec import ModelSpec
+from swarm.types import DTYPE_BYTES, LayerSpan
+
+WINDOW_SLACK = 512
+"""Tokens that a window layer keeps beyond its window: the largest chunk or rejected draft that can be undone."""
+
+
+@dataclass(frozen=True, slots=True)
+class Footprint:
+    """Bytes of one model in one dtype. ``layer_bytes`` are weights, ``kv_bytes`` keys and values of one token."""
+
+    layer_bytes: tuple[int, ...]
+    kv_bytes: tuple[int, ...]
+    windows: tuple[int | None, ...]
+    """Tokens a layer looks back at; None: all."""
+    ends_bytes: int
+    """The head as it is computed with, and the embedding's pages of the file."""
+    context_tokens: int
+    dtype: str
+    boundaries: frozenset[int] | None = None
+    """Where the model may be cut; None: before every layer."""
+
+    @property
+    def layers(self) -> int:
+        return len(self.layer_bytes)
+
+    def weights(self, span: LayerSpan) -> int:
+        return sum(self.layer_bytes[span.start : span.end])
+
+    def kv(self, span: LayerSpan, tokens: int) -> int:
+        """Return the bytes of a sequence of ``tokens`` in the layers of ``span``."""
+        held = slice(span.start, span.end)
+        return sum(
+            size * window_slots(window, tokens)
+            for size, window in zip(self.kv_bytes[held], self.windows[held], strict=True)
+        )
+
+    def may_cut(self, layer: int) -> bool:
+        return layer in (0, self.layers) or self.boundaries is None or layer in self.boundaries
+
+
+def window_slots(window: int | None, tokens: int, slack: int = WINDOW_SLACK) -> int:
+    """Return the slots a layer needs for ``tokens``: a window layer moves its end to the front when full."""
+    return tokens if window is None else min(tokens, 2 * (window + slack))
+
+
+def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str) -> Footprint:
+    """Return what the model takes when it is computed in ``dtype``.
+
+    Where files are not on this disk, and so their headers unknown, their bytes are divided evenly among their tensors.
+    """
+    layers = [0] * spec.layers
+    ends = 0
+    guessed = _mean_sizes(manifest)
+    itemsize = DTYPE_BYTES[dtype]
+    for name, file in manifest.weight_map.items():
+        tensor = manifest.tensors.get(name)
+        size = guessed[file] if tensor is None else _held(tensor, itemsize)
+        layer = layer_of(name)
+        if layer is not None and layer < spec.layers:
+            layers[layer] += size
+        elif layer is None and wanted(name, None, ends=True):
+            ends += size
+    if spec.tied_embeddings:
+        ends += spec.vocab_size * spec.hidden_size * itemsize
+    kinds = spec.layer_types
+    kv = 2 * spec.num_key_value_heads * spec.head_dim * itemsize
+    return Footprint(
+        layer_bytes=tuple(layers),
+        kv_bytes=tuple(0 if kind == "linear_attention" else kv for kind in kinds),
+        windows=tuple(spec.sliding_window if kind == "sliding_attention" else None for kind in kinds),
+        ends_bytes=ends,
+        context_tokens=spec.context_tokens,
+        dtype=dtype,
+    )
+
+
+def _held(tensor: TensorInfo, itemsize: int) -> int:
+    """Return a tensor's bytes once it is converted; packed codes stay what they are in the file."""
+    converted = tensor.dtype in ("BF16", "F16", "F32", "F64")
+    return math.prod(tensor.shape) * itemsize if converted else tensor.octets
+
+
+def _mean_sizes(manifest: Manifest) -> dict[str, int]:
+    """Return, for each file, the mean bytes of its tensors."""
+    counts: dict[str, int] = dict.fromkeys(_names(manifest), 0)
+    for file in manifest.weight_map.values():
+        counts[file] += 1
+    sizes = {entry.name: entry.size for entry in manifest.files}
+    return {file: sizes.get(file, 0) // max(count, 1) for file, count in counts.items()}
+
+
+def _names(manifest: Manifest) -> Iterable[str]:
+    return set(manifest.weight_map.values())

@@ -1,0 +1,69 @@
+"""Carries out where this node's layers go: claims told, spans loaded, drained and dropped. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from swarm.errors import SwarmError
+from swarm.routing.placer import Action, Intend, Load, Placer, Retire, Say
+
+if TYPE_CHECKING:
+    from swarm.models.store import LocalModel
+    from swarm.node.hosting import Hosting
+    from swarm.routing.view import SwarmView
+
+LOOK_SECONDS = 0.25
+
+
+class Mover:
+    """The task that keeps one model's span where it helps most, for nodes that may choose it themselves."""
+
+    def __init__(
+        self,
+        placer: Placer,
+        *,
+        hosting: Hosting,
+        view: Callable[[], SwarmView],
+        announce: Callable[[str], None],
+        clock: Callable[[], float],
+    ) -> None:
+        self._placer = placer
+        self._hosting = hosting
+        self._view = view
+        self._announce = announce
+        self._clock = clock
+
+    async def run(self, local: LocalModel, *, must_load: bool) -> None:
+        """Choose, load and move until cancelled. Raises SwarmError if the first load fails and ``must_load``."""
+        while True:
+            beside = self._hosting.fits_beside(local, self._placer.claimed)
+            self._placer.tick(self._view(), self._hosting.machine(local), beside, self._clock())
+            for action in self._placer.actions():
+                await self._carry_out(local, action, must_load and self._placer.held is None)
+            if not self._placer.undecided:
+                await self._hosting.settled(local)
+            await asyncio.sleep(LOOK_SECONDS)
+
+    async def _carry_out(self, local: LocalModel, action: Action, must_load: bool) -> None:
+        match action:
+            case Say(text):
+                self._announce(text)
+            case Intend(span, firm):
+                self._hosting.intend(local, span, firm=firm)
+            case Load(span):
+                try:
+                    await self._hosting.load(local, span)
+                except SwarmError as exc:
+                    if must_load:
+                        raise
+                    self._announce(f"Could not load {span.described()} of {local.id}: {exc}")
+                    self._placer.failed(self._clock())
+                else:
+                    self._placer.loaded()
+            case Retire(span):
+                await self._hosting.retire(local, span)
+                self._placer.retired(self._clock())
+        for following in self._placer.actions():
+            await self._carry_out(local, following, must_load)

@@ -1,0 +1,178 @@
+"""What fits into memory, by arithmetic."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from swarm.errors import DoesNotFitError
+from swarm.models.footprint import Footprint, footprint_of
+from swarm.models.manifest import FileEntry, Manifest, TensorInfo
+from swarm.models.memory import LEAST_KV_TOKENS, Memory, check_fits, divide, needed_bytes, reach
+from swarm.models.spec import ModelSpec
+from swarm.types import LayerSpan
+
+MB = 1_000_000
+
+
+def model(layers: int = 10, layer_mb: int = 50, *, boundaries: frozenset[int] | None = None) -> Footprint:
+    return Footprint(
+        layer_bytes=(layer_mb * MB,) * layers,
+        kv_bytes=(1000,) * layers,
+        windows=(None,) * layers,
+        ends_bytes=100 * MB,
+        context_tokens=8192,
+        dtype="bfloat16",
+        boundaries=boundaries,
+    )
+
+
+def spec(**changes: object) -> ModelSpec:
+    config = {
+        "model_type": "llama",
+        "num_hidden_layers": 2,
+        "hidden_size": 8,
+        "vocab_size": 10,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "max_position_embeddings": 64,
+        "torch_dtype": "bfloat16",
+        "tie_word_embeddings": True,
+    }
+    return ModelSpec.from_config(config | changes)
+
+
+def manifest(tensors: dict[str, tuple[str, tuple[int, ...]]], *, known: bool = True) -> Manifest:
+    found, start = {}, 100
+    for name, (dtype, shape) in tensors.items():
+        size = {"BF16": 2, "F32": 4}[dtype]
+        for edge in shape:
+            size *= edge
+        found[name] = TensorInfo("model.safetensors", dtype, shape, start, start + size)
+        start += size
+    entry = FileEntry("model.safetensors", start, "0" * 64)
+    return Manifest((entry,), dict.fromkeys(found, entry.name), found if known else {})
+
+
+TENSORS = {
+    "model.embed_tokens.weight": ("BF16", (10, 8)),
+    "model.layers.0.mlp.up.weight": ("BF16", (20, 8)),
+    "model.layers.1.mlp.up.weight": ("F32", (30, 8)),
+    "model.norm.weight": ("BF16", (8,)),
+}
+
+
+def test_sizes_are_those_of_the_dtype_that_is_computed_in():
+    in_half = footprint_of(spec(), manifest(TENSORS), "bfloat16")
+    in_single = footprint_of(spec(), manifest(TENSORS), "float32")
+    assert in_half.layer_bytes == (20 * 8 * 2, 30 * 8 * 2)
+    assert in_single.layer_bytes == (20 * 8 * 4, 30 * 8 * 4)
+    assert in_half.kv_bytes == (2 * 1 * 4 * 2,) * 2
+    assert in_single.kv_bytes == (2 * 1 * 4 * 4,) * 2
+
+
+def test_a_tied_head_counts_beside_the_embedding_it_is_tied_to():
+    tied = footprint_of(spec(), manifest(TENSORS), "bfloat16")
+    assert tied.ends_bytes == (10 * 8 + 8) * 2 + 10 * 8 * 2
+    own = manifest(TENSORS | {"lm_head.weight": ("BF16", (10, 8))})
+    assert footprint_of(spec(tie_word_embeddings=False), own, "bfloat16").ends_bytes == tied.ends_bytes
+
+
+def test_layers_whose_files_are_elsewhere_are_estimated_from_the_files_sizes():
+    elsewhere = footprint_of(spec(), manifest(TENSORS, known=False), "bfloat16")
+    total = sum(tensor.octets for tensor in manifest(TENSORS).tensors.values())
+    assert sum(elsewhere.layer_bytes) > 0
+    assert sum(elsewhere.layer_bytes) + elsewhere.ends_bytes == pytest.approx(total + 10 * 8 * 2, rel=0.3)
+
+
+def test_a_window_layer_needs_no_more_than_its_window_and_slack():
+    window = replace(model(1), windows=(100,))
+    assert window.kv(LayerSpan(0, 1), 8000) == 2 * (100 + 512) * 1000
+    assert model(1).kv(LayerSpan(0, 1), 8000) == 8000 * 1000
+
+
+def test_the_longest_span_is_the_one_that_still_fits():
+    memory = Memory(total_bytes=550 * MB + 4 * (50 * MB + LEAST_KV_TOKENS * 1000))
+    assert reach(memory, model()) == (4, 5, 6, 7, 8, 9, 10, 10, 10, 10)
+    assert reach(replace(memory, total_bytes=memory.total_bytes - 1), model())[0] == 3
+
+
+def test_a_door_and_private_spans_leave_less_for_layers():
+    memory = Memory(total_bytes=1000 * MB)
+    alone = reach(memory, model())[0]
+    assert reach(replace(memory, door=True), model())[0] == alone - 2
+    assert reach(memory, model(), beside=[LayerSpan(0, 2)])[0] == alone - 2
+
+
+def test_spans_end_where_the_model_may_be_cut():
+    memory = Memory(total_bytes=1000 * MB)
+    ends = reach(memory, model(boundaries=frozenset({3, 6})))
+    assert ends[0] == 6
+    assert ends[1] == 1
+    assert ends[3] == 10
+
+
+def test_what_does_not_fit_is_refused_with_the_numbers_and_the_remedy():
+    memory = Memory(total_bytes=800 * MB)
+    with pytest.raises(DoesNotFitError) as caught:
+        check_fits(memory, model(), "org/model", [LayerSpan(2, 9)])
+    error = caught.value
+    assert error.needed_bytes == needed_bytes(memory, model(), [LayerSpan(2, 9)])
+    assert error.available_bytes == memory.total_bytes
+    assert error.would_fit == LayerSpan(2, 6)
+    text = str(error)
+    for part in ("layers 2-8", "org/model", "bfloat16", "--layers 2:6", "--memory", "763 MiB"):
+        assert part in text
+    check_fits(memory, model(), "org/model", [error.would_fit])
+
+
+def test_a_machine_for_no_layer_is_told_so():
+    with pytest.raises(DoesNotFitError, match="no layer of it would fit") as caught:
+        check_fits(Memory(total_bytes=560 * MB), model(), "m", [LayerSpan(0, 1)])
+    assert caught.value.most_layers == 0
+
+
+def test_the_kv_cache_gets_what_is_left_and_second_copies_only_what_leaves_it_comfortable():
+    spans = [LayerSpan(0, 10)]
+    plenty = divide(Memory(total_bytes=4000 * MB, second_copy_bytes=10_000 * MB), model(), spans)
+    assert plenty.second_copy_bytes == 500 * MB
+    assert plenty.kv_bytes == (4000 - 550 - 500 - 550) * MB
+    tight = divide(Memory(total_bytes=1100 * MB, second_copy_bytes=10_000 * MB), model(), spans)
+    assert tight.second_copy_bytes == 0
+    assert tight.kv_bytes == 50 * MB
+    asked = divide(Memory(total_bytes=4000 * MB, kv_bytes=64 * MB), model(), spans)
+    assert asked.kv_bytes == 64 * MB
+
+
+@given(
+    total=st.integers(600, 4000),
+    door=st.booleans(),
+    second=st.integers(0, 2000),
+    spans=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 10)), max_size=2),
+)
+def test_what_fits_is_divided_into_parts_that_add_up_to_no_more_than_the_whole(total, door, second, spans):
+    memory = Memory(total_bytes=total * MB, door=door, second_copy_bytes=second * MB)
+    chosen = [LayerSpan(start, min(start + length, 10)) for start, length in spans]
+    if needed_bytes(memory, model(), chosen) > memory.total_bytes:
+        return
+    parts = divide(memory, model(), chosen)
+    copies = parts.second_copy_bytes * 110 // 100
+    assert (
+        parts.weights_bytes + parts.ends_bytes + parts.kv_bytes + parts.overhead_bytes + copies
+        <= memory.total_bytes
+    )
+    assert parts.kv_bytes >= sum(model().kv(span, LEAST_KV_TOKENS) for span in chosen)
+
+
+@given(total=st.integers(500, 2000), start=st.integers(0, 9))
+def test_every_reached_span_fits_and_one_layer_more_does_not(total, start):
+    memory = Memory(total_bytes=total * MB)
+    end = reach(memory, model())[start]
+    if end > start:
+        check_fits(memory, model(), "m", [LayerSpan(start, end)])
+    if end < 10:
+        with pytest.raises(DoesNotFitError):
+            check_fits(memory, model(), "m", [LayerSpan(start, end + 1)])
