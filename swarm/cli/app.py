@@ -11,6 +11,8 @@ from typing import Annotated
 import typer
 
 from swarm import __version__
+from swarm.cli.chat import chat
+from swarm.cli.doctor import doctor
 from swarm.cli.invite import invite
 from swarm.cli.join import config, join
 from swarm.cli.models import app as models
@@ -26,7 +28,6 @@ app = typer.Typer(
     help="Several machines, one language model, one OpenAI-compatible API.",
     epilog="Exit codes: 0 done or stopped, 1 failed while running, 2 wrong option, setting or state folder.",
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
@@ -34,6 +35,8 @@ app.command()(join)
 app.command()(init)
 app.command()(invite)
 app.command()(status)
+app.command()(chat)
+app.command()(doctor)
 app.add_typer(models, name="models")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
 

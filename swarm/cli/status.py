@@ -2,82 +2,62 @@
 
 from __future__ import annotations
 
-import http.client
 import json
-import os
-import urllib.error
-import urllib.request
-from pathlib import Path
+import time
 from typing import Annotated, Any
 
 import typer
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
 from swarm.cli.console import printable, table_console
-from swarm.errors import ConfigError, SwarmError
-from swarm.types import Address
+from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door
+from swarm.errors import SwarmError
 
-DEFAULT_API = "127.0.0.1:8000"
-DEFAULT_HOST = "127.0.0.1"
-TIMEOUT_SECONDS = 10.0
+STATE = "/swarm/state"
+WATCH_SECONDS = 1.0
 NARROW_COLUMNS = 110
 DETAILS = ("dtype", "rows/s", "RSS MiB")
 """What a narrow terminal has no room for."""
 
 
 def status(
-    api: Annotated[
-        str, typer.Option("--api", metavar="[HOST:]PORT", help="A front door of the swarm; or its URL.")
-    ] = DEFAULT_API,
-    api_key_file: Annotated[
-        Path | None,
-        typer.Option("--api-key-file", metavar="FILE", help="File with the API key; else SWARM_API_KEYS."),
-    ] = None,
+    api: Api = DEFAULT_API,
+    api_key_file: ApiKeyFile = None,
+    watch: Annotated[
+        bool, typer.Option("--watch", "-w", help="Keep the table up to date until Ctrl-C.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print /swarm/state as it is.")] = False,
 ) -> None:
     """Show members, what they hold, and which models can be served."""
-    state = _fetch(f"{_base_url(api)}/swarm/state", _api_key(api_key_file))
+    door = Door(api, api_key_file)
     if as_json:
-        typer.echo(json.dumps(state, indent=2))
-        return
+        typer.echo(json.dumps(door.get(STATE), indent=2))
+    elif watch:
+        _watch(door)
+    else:
+        table_console().print(_shown(door.get(STATE), table_console().width))
+
+
+def _watch(door: Door) -> None:
+    """Redraw every second; a door that stops answering is said, and asked again."""
+    from rich.live import Live
+
     console = table_console()
-    console.print(_members(state, wide=console.width >= NARROW_COLUMNS))
-    for model in state["models"]:
-        console.print(Text(printable(_servable(model))))
+    # On a terminal the table replaces itself; elsewhere each change would only fill a file.
+    with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
+        while True:
+            try:
+                live.update(_shown(door.get(STATE), console.width), refresh=True)
+            except SwarmError as exc:
+                live.update(Text(printable(str(exc))), refresh=True)
+            time.sleep(WATCH_SECONDS)
 
 
-def _base_url(api: str) -> str:
-    api = api.rstrip("/").removesuffix("/v1")
-    if api.startswith(("http://", "https://")):
-        return api
-    try:
-        return f"http://{Address.parse(api, DEFAULT_HOST)}"
-    except ValueError as exc:
-        raise ConfigError(f"--api: {exc}") from None
-
-
-def _api_key(file: Path | None) -> str:
-    if file is None:
-        return os.environ.get("SWARM_API_KEYS", "").partition(",")[0].strip()
-    try:
-        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"can't read the API key in {file}: {exc}") from None
-    return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")
-
-
-def _fetch(url: str, key: str) -> Any:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
-    # A proxy of the environment is for the internet; a front door is near.
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    try:
-        with opener.open(request, timeout=TIMEOUT_SECONDS) as answer:
-            return json.load(answer)
-    except urllib.error.HTTPError as exc:
-        raise SwarmError(f"{url} answered {exc.code} {exc.reason}") from None
-    except (OSError, ValueError, http.client.HTTPException) as exc:
-        raise SwarmError(f"no front door answers at {url}: {getattr(exc, 'reason', exc)}") from None
+def _shown(state: dict[str, Any], width: int) -> Group:
+    verdicts = [Text(printable(_servable(model))) for model in state["models"]]
+    return Group(_members(state, wide=width >= NARROW_COLUMNS), *verdicts)
 
 
 def _members(state: dict[str, Any], *, wide: bool) -> Table:

@@ -177,6 +177,12 @@ class ServerHandshake:
         return encode(Welcome(tuple(secret.secret for secret in self._keyring.secrets[:_MAX_SWARMS])))
 
 
+def challenged_swarms(frame: bytes) -> tuple[bytes, ...]:
+    """Return the swarm ids that a CHALLENGE offers. Raises ProtocolError for other bytes."""
+    bound(frame)
+    return decode(challenges, frame).swarms
+
+
 class ClientHandshake:
     """The dialling side: ``read_challenge``, ``read_accept``, ``ready``, in this order."""
 

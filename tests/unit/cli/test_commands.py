@@ -15,6 +15,7 @@ import pytest
 import typer
 
 from swarm.cli.app import app, main
+from swarm.cli.door import Door
 from swarm.config.loading import ALIASES, flat_names
 
 
@@ -222,7 +223,7 @@ def test_status_on_a_narrow_terminal_shows_every_layer_and_no_letter_that_steers
         "load": load,
     }
     state = {"node": "a" * 32, "members": [member], "models": []}
-    monkeypatch.setattr("swarm.cli.status._fetch", lambda _url, _key: state)
+    monkeypatch.setattr("swarm.cli.door.Door.get", lambda _door, _path: state)
     monkeypatch.setenv("COLUMNS", "80")
     ended = swarm("status")
     assert max(map(len, ended.out.splitlines())) <= 80
@@ -236,11 +237,11 @@ def test_status_on_a_narrow_terminal_shows_every_layer_and_no_letter_that_steers
 def test_status_takes_an_address_as_join_does(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
 
-    def fetch(url: str, _key: str) -> dict[str, Any]:
-        asked.append(url)
+    def get(door: Door, path: str) -> dict[str, Any]:
+        asked.append(door.url + path)
         return STATE
 
-    monkeypatch.setattr("swarm.cli.status._fetch", fetch)
+    monkeypatch.setattr("swarm.cli.door.Door.get", get)
     for given in ("8161", "127.0.0.1:8161", "http://127.0.0.1:8161/v1"):
         assert swarm("status", "--api", given).code == 0
     assert asked == ["http://127.0.0.1:8161/swarm/state"] * 3
@@ -259,4 +260,4 @@ def test_status_ends_with_exit_code_1_when_refused_or_unreachable(swarm: Swarm, 
     refused, nobody = swarm("status", "--api", door), swarm("status", "--api", "http://127.0.0.1:1")
     assert (refused.code, nobody.code) == (1, 1)
     assert "answered 401" in refused.err
-    assert "no front door answers at http://127.0.0.1:1/swarm/state" in nobody.err
+    assert "no front door answers at http://127.0.0.1:1" in nobody.err

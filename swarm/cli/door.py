@@ -1,0 +1,135 @@
+"""A front door as the commands reach it: its address, a key, JSON and streams of events. Prints nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from swarm.errors import ConfigError, SwarmError
+from swarm.types import Address
+
+if TYPE_CHECKING:
+    import httpx
+
+DEFAULT_API = "127.0.0.1:8000"
+DEFAULT_HOST = "127.0.0.1"
+TIMEOUT_SECONDS = 10.0
+HEALTH = "/health"
+SILENCE_SECONDS = 30.0
+"""A stream that says nothing for that long is dead: doors send a comment every few seconds."""
+
+Api = Annotated[
+    str, typer.Option("--api", metavar="[HOST:]PORT", help="A front door of the swarm; or its URL.")
+]
+ApiKeyFile = Annotated[
+    Path | None,
+    typer.Option("--api-key-file", metavar="FILE", help="File with the API key; else SWARM_API_KEYS."),
+]
+
+
+class Door:
+    """One front door. Raises SwarmError for what it answers and for its silence."""
+
+    def __init__(self, api: str, key_file: Path | None) -> None:
+        self.url = _base_url(api)
+        self._key = _api_key(key_file)
+
+    def get(self, path: str) -> Any:
+        """Return the JSON at ``path``; of /health also when it is a 503."""
+        import httpx
+
+        try:
+            with self._client() as client:
+                answer = client.get(path)
+                body = answer.json()
+        except (httpx.HTTPError, ValueError) as exc:
+            raise self._silent(exc) from None
+        if answer.is_error and path != HEALTH:
+            raise _refused(answer.status_code, body)
+        return body
+
+    def clock_offset_seconds(self) -> float | None:
+        """Return how far the door's clock is ahead of ours (to a second), None when it does not say."""
+        import httpx
+
+        try:
+            with self._client() as client:
+                said = client.get(HEALTH).headers.get("date")
+        except httpx.HTTPError:
+            return None
+        try:
+            return None if said is None else parsedate_to_datetime(said).timestamp() - time.time()
+        except ValueError:
+            return None
+
+    @contextmanager
+    def stream(self, path: str, body: Mapping[str, Any]) -> Iterator[Iterator[dict[str, Any]]]:
+        """POST ``body``; yield an iterator over the data of its events, without ``[DONE]``."""
+        import httpx
+
+        try:
+            with self._client(SILENCE_SECONDS) as client, client.stream("POST", path, json=body) as answer:
+                if answer.is_error:
+                    answer.read()
+                    raise _refused(answer.status_code, answer.json())
+                yield _events(answer)
+        except (httpx.HTTPError, ValueError) as exc:
+            raise self._silent(exc) from None
+
+    def _client(self, seconds: float = TIMEOUT_SECONDS) -> httpx.Client:
+        import httpx
+
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        # A proxy of the environment is for the internet; a front door is near.
+        return httpx.Client(base_url=self.url, headers=headers, timeout=seconds, trust_env=False)
+
+    def _silent(self, error: Exception) -> SwarmError:
+        return SwarmError(f"no front door answers at {self.url}: {error or type(error).__name__}")
+
+
+def _events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
+    for line in answer.iter_lines():
+        data = line.removeprefix("data:").strip() if line.startswith("data:") else ""
+        if data == "[DONE]":
+            return
+        if data:
+            event: dict[str, Any] = json.loads(data)
+            if event.get("error"):
+                raise SwarmError(str(event["error"].get("message")))
+            yield event
+
+
+def _refused(status: int, body: Any) -> SwarmError:
+    message = body.get("error", {}).get("message") if isinstance(body, dict) else None
+    hint = " Name the key's file with --api-key-file, or set SWARM_API_KEYS." if status in (400, 401) and (
+        isinstance(body, dict) and "api_key" in str(body.get("error", {}).get("code"))
+    ) else ""  # fmt: skip
+    return SwarmError(f"{message or f'it answered {status}'}{hint}")
+
+
+def _base_url(api: str) -> str:
+    api = api.rstrip("/").removesuffix("/v1")
+    if api.startswith(("http://", "https://")):
+        return api
+    try:
+        return f"http://{Address.parse(api, DEFAULT_HOST)}"
+    except ValueError as exc:
+        raise ConfigError(f"--api: {exc}") from None
+
+
+def _api_key(file: Path | None) -> str:
+    if file is None:
+        return os.environ.get("SWARM_API_KEYS", "").partition(",")[0].strip()
+    try:
+        lines = file.expanduser().read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as exc:
+        raise ConfigError(f"can't read the API key in {file}: {exc}") from None
+    return next((line.strip() for line in lines if line.strip() and not line.startswith("#")), "")

@@ -1,0 +1,106 @@
+"""chat, status and doctor against a front door over real HTTP, as processes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import sys
+from pathlib import Path
+
+from tests.support.front_door import MODEL, FakeFrontDoor, Served, serving
+
+MEMBER = {
+    "node": "a" * 32, "name": "one", "state": "ready", "health": "alive", "routable": True, "spans": [],
+    "addresses": ["127.0.0.1:7410"], "links": [],
+}  # fmt: skip
+
+
+class Seen(FakeFrontDoor):
+    """A front door whose state has the shape of a real one."""
+
+    def state(self, *, detail: bool) -> dict[str, object]:
+        model = {
+            "name": MODEL,
+            "digest": "0" * 64,
+            "layers": 8,
+            "servable": True,
+            "missing": [],
+            "problem": "",
+        }
+        return {"node": "a" * 32, "members": [MEMBER], "models": [model], "engine": {}, "sessions": []}
+
+
+async def swarm(
+    served: Served | None, *arguments: str, stdin: str = "", **environment: str
+) -> tuple[int, str, str]:
+    door = ["--api", str(served.address)] if served else []
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "swarm", *arguments, *door,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env=os.environ | environment,
+    )  # fmt: skip
+    out, err = await asyncio.wait_for(process.communicate(stdin.encode()), 60)
+    return process.returncode or 0, out.decode(), err.decode()
+
+
+async def test_chat_prints_one_answer_and_nothing_else_for_a_pipe() -> None:
+    async with serving(Seen()) as served:
+        assert await swarm(served, "chat", "Hello?") == (0, "Hello, world!\n", "")
+        code, out, _ = await swarm(served, "chat", "--system", "Be brief.", stdin="from a pipe\n")
+        assert (code, out) == (0, "Hello, world!\n")
+    rendered = served.front.chat_tokenizer.rendered[-1]["messages"]
+    assert [(m["role"], m["content"]) for m in rendered] == [("system", "Be brief."), ("user", "from a pipe")]
+
+
+async def test_chat_escapes_what_would_steer_the_terminal() -> None:
+    async with serving(Seen(script=lambda request: ["a\x1b[2Jb", "\n", "c"])) as served:
+        _, out, _ = await swarm(served, "chat", "x")
+    assert out == "a\\x1b[2Jb\nc\n"
+
+
+async def test_a_door_with_keys_is_told_the_key_by_a_file_or_the_environment(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("# mine\nsecret-key\n")
+    async with serving(Seen(), keys=("secret-key",)) as served:
+        code, _, err = await swarm(served, "chat", "x")
+        assert code == 1
+        assert "--api-key-file" in err
+        assert (await swarm(served, "chat", "x", "--api-key-file", str(tmp_path / "key")))[0] == 0
+        assert (await swarm(served, "status", SWARM_API_KEYS="secret-key"))[0] == 0
+
+
+async def test_without_a_door_each_command_says_so_in_one_line() -> None:
+    for command in (["chat", "x"], ["status"]):
+        code, out, err = await swarm(None, *command, "--api", "127.0.0.1:9")
+        assert (code, out) == (1, "")
+        assert "no front door answers at http://127.0.0.1:9" in err
+        assert len(err.splitlines()) == 1
+
+
+async def test_doctor_reports_and_its_exit_code_says_whether_something_is_broken(tmp_path: Path) -> None:
+    async with serving(Seen()) as served:
+        code, out, _ = await swarm(
+            served, "doctor", "--json", "--state", str(tmp_path), "--listen", "127.0.0.1:0"
+        )
+        found = json.loads(out)
+        assert code == 0
+        assert {
+            "about": "model",
+            "level": "ok",
+            "text": f"{MODEL} can be served (8 layers)",
+            "remedy": "",
+        } in found
+        port = served.address.port
+        code, out, _ = await swarm(
+            served,
+            "doctor",
+            "--state",
+            str(tmp_path),
+            "--listen",
+            "127.0.0.1:0",
+            "--bootstrap",
+            f"127.0.0.1:{port}",
+        )
+        assert code == 1
+        assert "no swarm node" in out or "hangs up" in out
+        assert "-> check that the node runs there" in out
