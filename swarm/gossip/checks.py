@@ -10,6 +10,12 @@ from swarm.types import NodeId
 ACCUSE_SPREAD_SECONDS = 0.2
 """Accusers wait up to that long, at random: most then find that enough others have signed already."""
 
+ENOUGH_VOUCHERS = 3
+"""So many in a row end a doubt for good where the subject is one of many that this node has no link to."""
+MOST_ERRANDS = 16
+ERRAND_SECONDS = 5.0
+MISSED_SECONDS = 15.0
+
 
 @dataclass(slots=True)
 class Doubt:
@@ -21,6 +27,7 @@ class Doubt:
     waiting: set[NodeId] = field(default_factory=set)
     deadline: float | None = None
     accuse_at: float | None = None
+    vouched: int = 0
 
     def due(self) -> float:
         """Return the time of this doubt's next step."""
@@ -68,21 +75,30 @@ class Doubts:
         doubt.deadline = now + self._check_seconds * patience
         return doubt.nonce
 
-    def answer(self, helper: NodeId, answer: PeerChecked, now: float, spread: float) -> None:
+    def answer(
+        self, helper: NodeId, answer: PeerChecked, now: float, spread: float, *, lasting: bool = True
+    ) -> None:
         """Take an answer; from who was not asked, or asked in another check, it counts nothing."""
         doubt = self._doubts.get(answer.subject)
         if doubt is None or doubt.nonce != answer.nonce or helper not in doubt.waiting:
             return
         doubt.waiting.discard(helper)
         if answer.alive:
-            self.vouch(answer.subject, now)
+            self.vouch(answer.subject, now, lasting=lasting)
         elif not doubt.waiting:
             self._failed(doubt, now, spread)
 
-    def vouch(self, subject: NodeId, now: float) -> None:
-        """Somebody hears the subject: end the check under way, and make the next one later than the last."""
+    def vouch(self, subject: NodeId, now: float, *, lasting: bool = True) -> None:
+        """Somebody hears the subject: end the check under way, and make the next one later than the last.
+
+        Unless doubts are ``lasting``, a few such words end them.
+        """
         doubt = self._doubts.get(subject)
         if doubt is not None:
+            doubt.vouched += 1
+            if not lasting and doubt.vouched >= ENOUGH_VOUCHERS:
+                self.settle(subject)
+                return
             doubt.waiting.clear()
             doubt.deadline = doubt.accuse_at = None
             doubt.next_check = now + doubt.pause
@@ -115,5 +131,47 @@ class Doubts:
 
     def _failed(self, doubt: Doubt, now: float, spread: float) -> None:
         doubt.waiting.clear()
+        doubt.vouched = 0
         doubt.deadline = None
         doubt.accuse_at = now + spread * ACCUSE_SPREAD_SECONDS
+
+
+@dataclass(slots=True)
+class Errand:
+    """Others want to know whether a member lives, and this node dials it to find out."""
+
+    until: float
+    askers: dict[NodeId, int] = field(default_factory=dict)
+
+
+class Errands:
+    """Checks for others that need a dial, and the members that such a dial could not reach."""
+
+    def __init__(self) -> None:
+        self._errands: dict[NodeId, Errand] = {}
+        self._missed: dict[NodeId, float] = {}
+
+    def take(self, subject: NodeId, asker: NodeId, nonce: int, now: float) -> bool:
+        """Note who asks, and return whether a dial has to begin for it. Too many at once stay unanswered."""
+        self._errands = {node: errand for node, errand in self._errands.items() if now < errand.until}
+        errand = self._errands.get(subject)
+        begins = errand is None and len(self._errands) < MOST_ERRANDS
+        if begins:
+            errand = self._errands[subject] = Errand(now + ERRAND_SECONDS)
+        if errand is not None:
+            errand.askers[asker] = nonce
+        return begins
+
+    def end(self, subject: NodeId, *, reached: bool, now: float) -> dict[NodeId, int]:
+        """Take the outcome of a dial and return who asked for it, with their nonces."""
+        errand = self._errands.pop(subject, None)
+        if reached:
+            self._missed.pop(subject, None)
+        elif errand is not None:
+            self._missed = {node: at for node, at in self._missed.items() if now - at < MISSED_SECONDS}
+            self._missed[subject] = now
+        return errand.askers if errand is not None else {}
+
+    def missed(self, subject: NodeId, now: float) -> bool:
+        """Return whether a dial on an errand failed to reach the subject lately."""
+        return now - self._missed.get(subject, float("-inf")) < MISSED_SECONDS

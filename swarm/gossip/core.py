@@ -9,7 +9,6 @@ from swarm.gossip.broadcasts import Broadcasts, News, Random
 from swarm.gossip.effects import Effect, MemberChanged, SaveIncarnation, Send
 from swarm.gossip.links import LinkTier
 from swarm.gossip.local_health import LocalHealth
-from swarm.gossip.member import Entry
 from swarm.gossip.own import OwnRecords
 from swarm.gossip.record import NeighbourLink
 from swarm.gossip.suspicion import Claims
@@ -36,6 +35,8 @@ class Core:
     claims: Claims = field(default_factory=Claims)
     broadcasts: Broadcasts = field(default_factory=Broadcasts)
     effects: list[Effect] = field(default_factory=list)
+    partial: bool = False
+    """Whether this node links to a few members only (Overlay decides it): most others can't tell whether one lives."""
 
     @property
     def node(self) -> NodeId:
@@ -55,19 +56,14 @@ class Core:
 
     def announce_static(self, now: float) -> None:
         """Put the own static record into the view and spread it."""
-        entry = self.table.get(self.node)
-        if entry is None:
-            self.table.entries[self.node] = Entry(self.own.static, now, now)
-        else:
-            entry.static = self.own.static
+        self.table.place(self.own.static, now)
         self.broadcasts.add(("static", self.node), News(self.own.static.signed, fanout=None), now)
         self.changed(self.node)
 
     def announce_load(self, now: float) -> None:
         """Sign a load record, put it into the view and spread it."""
         load = self.own.publish_load(self._reported_links(), now)
-        entry = self.table.entries[self.node]
-        entry.held_load, entry.load_advanced_at = load, now
+        self.table.place_load(self.table.entries[self.node], load, now)
         self.broadcasts.add(("load", self.node), News(load.signed, fanout=None), now)
         self.changed(self.node)
 

@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from swarm.errors import ProtocolError
 from swarm.gossip.broadcasts import RELAY_FANOUT, News
-from swarm.gossip.checks import Doubts
+from swarm.gossip.checks import Doubts, Errands
 from swarm.gossip.core import Core
-from swarm.gossip.effects import Abort
+from swarm.gossip.effects import Abort, Dial
 from swarm.gossip.member import Entry, Health
 from swarm.gossip.record import Claim, decode_claim, encode
 from swarm.gossip.suspicion import ENOUGH_SIGNERS, refute_period
@@ -24,6 +24,7 @@ class Detector:
     def __init__(self, core: Core) -> None:
         self._core = core
         self._doubts = Doubts(core.settings.check_seconds, core.settings.sync_seconds)
+        self._errands = Errands()
 
     def doubt(self, subject: NodeId, now: float) -> None:
         """Begin indirect checks of a known member that this node does not hear."""
@@ -34,15 +35,31 @@ class Detector:
     def settle(self, subject: NodeId) -> None:
         self._doubts.settle(subject)
 
+    def reached(self, subject: NodeId, now: float) -> None:
+        """A link to the subject stands; whoever asked for it is told."""
+        self._doubts.settle(subject)
+        for asker, nonce in self._errands.end(subject, reached=True, now=now).items():
+            self._core.send(asker, PeerChecked(subject, nonce, True))
+
     def unreachable(self, subject: NodeId, now: float) -> None:
-        """A dial came to nothing: that is a reason to begin to doubt, but none to doubt more."""
-        if subject not in self._doubts:
+        """A dial came to nothing: that is a reason to begin to doubt, but none to doubt more.
+
+        Who dialled for others only tells them, and joins in when the subject is suspected already: two must sign.
+        """
+        askers = self._errands.end(subject, reached=False, now=now)
+        for asker, nonce in askers.items():
+            self._core.send(asker, PeerChecked(subject, nonce, False))
+        if subject not in self._doubts and (not askers or self._is_suspect(subject)):
             self.doubt(subject, now)
+
+    def _is_suspect(self, subject: NodeId) -> bool:
+        entry = self._core.table.get(subject)
+        return entry is not None and entry.health is Health.SUSPECT
 
     def close(self, subject: NodeId, now: float) -> None:
         """The subject spoke for itself, with a higher incarnation or a farewell: somebody heard it."""
         self._core.claims.close(subject)
-        self._doubts.vouch(subject, now)
+        self._doubts.vouch(subject, now, lasting=not self._core.partial)
 
     def postpone(self, seconds: float) -> None:
         self._doubts.postpone(seconds)
@@ -60,12 +77,22 @@ class Detector:
         for subject in self._core.claims.subjects():
             self._judge(subject, now)
 
-    def on_check(self, sender: NodeId, message: CheckPeer) -> None:
-        alive = message.subject == self._core.node or self._core.links.hears(message.subject)
-        self._core.send(sender, PeerChecked(message.subject, message.nonce, alive))
+    def on_check(self, sender: NodeId, message: CheckPeer, now: float) -> None:
+        """Say whether this node hears the subject. Where members link to a few others only, it dials to find out."""
+        core = self._core
+        subject = message.subject
+        entry = core.table.get(subject)
+        alive = subject == core.node or core.links.hears(subject)
+        if alive or not core.partial or entry is None or entry.gone or subject in core.links:
+            core.send(sender, PeerChecked(subject, message.nonce, alive))
+            return
+        addresses = entry.static.record.addresses
+        if addresses and self._errands.take(subject, sender, message.nonce, now):
+            core.emit(Dial(core.rng.choice(addresses), subject))
 
     def on_answer(self, sender: NodeId, message: PeerChecked, now: float) -> None:
-        self._doubts.answer(sender, message, now, self._core.rng.random())
+        core = self._core
+        self._doubts.answer(sender, message, now, core.rng.random(), lasting=not core.partial)
 
     def on_claim(self, sender: NodeId, signed: SignedSuspicion, now: float) -> None:
         """Take a relayed claim. Raises ProtocolError if it is malformed or its signature is wrong."""
@@ -132,11 +159,19 @@ class Detector:
         core.claims.add(claim, signed, now)
         self._spread(claim, signed, sender, now)
         if entry.verdict is Health.ALIVE:
-            entry.verdict, entry.verdict_at = Health.SUSPECT, now
+            core.table.judge(entry, Health.SUSPECT, now)
             core.changed(entry.node)
-        if not core.links.hears(entry.node):
+        if not core.links.hears(entry.node) and self._concerns(entry.node, now):
             self.doubt(entry.node, now)
         self._judge(entry.node, now)
+
+    def _concerns(self, subject: NodeId, now: float) -> bool:
+        """Return whether a claim about a member that is not heard is for this node to check.
+
+        Where all link to all, it is. Elsewhere a thousand would ask and dial: those do that had a link, and who
+        failed to reach the subject on an errand, so that two can sign.
+        """
+        return not self._core.partial or subject in self._core.links or self._errands.missed(subject, now)
 
     def _spread(self, claim: Claim, signed: SignedSuspicion, sender: NodeId | None, now: float) -> None:
         knowing = frozenset() if sender is None else frozenset({sender})
@@ -154,12 +189,14 @@ class Detector:
         needed = 2 if any(node != subject for node in core.links.trusted()) else 1
         period = refute_period(core.settings.refute_seconds, len(core.table.present()), core.patience(now))
         silent = len(case.signers) >= needed and now >= case.opened_at + period
-        if silent or len(case.burying) >= needed:
+        # Where few hear the subject, the word of those who buried it elsewhere does not save the time to refute.
+        agreed = len(case.burying) >= needed and not core.partial
+        if silent or agreed:
             self._bury(entry, now)
 
     def _bury(self, entry: Entry, now: float) -> None:
         core = self._core
-        entry.verdict, entry.verdict_at = Health.DEAD, now
+        core.table.judge(entry, Health.DEAD, now)
         self._doubts.settle(entry.node)
         case = core.claims.case(entry.node)
         if case is not None and core.node in case.suspecting and len(case.burying) < ENOUGH_SIGNERS:

@@ -66,6 +66,11 @@ class Dialer:
     def linked(self, node: NodeId) -> None:
         self._members.pop(node, None)
 
+    @property
+    def seeks(self) -> bool:
+        """Whether there are bootstrap addresses at all."""
+        return bool(self._bootstrap)
+
     def lost(self, node: NodeId, now: float) -> None:
         """A link ended: try again at once, but not all at the same moment."""
         self._members[node] = Attempts(now + self.rng.random() * FIRST_PAUSE_SECONDS, now)
@@ -85,13 +90,14 @@ class Dialer:
         wanted: dict[NodeId, tuple[Address, ...]],
         now: float,
         alone: bool,
+        courteous: bool = True,
         living: Mapping[NodeId, Collection[Address]] | None = None,
     ) -> list[Dial]:
         """Return the connections to open now.
 
         ``wanted`` are the members that should be linked and are not, with their addresses; ``living`` are all that
         are known to live. Bootstrap addresses behind which a member is known are tried only while this
-        node is ``alone``.
+        node is ``alone``. ``courteous``: both ends want the link, so the higher id waits for the lower one's dial.
         """
         living = living or {}
         named = {address for addresses in living.values() for address in addresses}
@@ -102,7 +108,8 @@ class Dialer:
         for node, addresses in wanted.items():
             attempts = self._members.get(node)
             if attempts is None:
-                courtesy = COURTESY_SECONDS * (1 + self.rng.random()) if node < self.own else 0.0
+                waits = courteous and node < self.own
+                courtesy = COURTESY_SECONDS * (1 + self.rng.random()) if waits else 0.0
                 attempts = self._members[node] = Attempts(now + courtesy, now)
             usable = [address for address in addresses if address not in self._own_addresses]
             if not usable:

@@ -33,6 +33,13 @@ class Abort:
 
 
 @dataclass(frozen=True, slots=True)
+class Close:
+    """Close the link to ``node`` as an overlay change, which says nothing against it, and report ``link_down``."""
+
+    node: NodeId
+
+
+@dataclass(frozen=True, slots=True)
 class SaveIncarnation:
     """Make ``value`` durable before executing the effects after this one."""
 
@@ -68,5 +75,13 @@ class OwnIdentityElsewhere:
 
 
 Effect = (
-    Send | Dial | Abort | SaveIncarnation | MemberChanged | LinkSuspect | LinkTrusted | OwnIdentityElsewhere
+    Send
+    | Dial
+    | Abort
+    | Close
+    | SaveIncarnation
+    | MemberChanged
+    | LinkSuspect
+    | LinkTrusted
+    | OwnIdentityElsewhere
 )

@@ -18,6 +18,8 @@ from swarm.protocol.messages import Digest, Gossip, SignedRecord
 from swarm.types import NodeId
 
 MINUTE = 60.0
+YOUNG_SECONDS = 10.0
+"""A node that new takes the swarm as the first members tell it: it has nothing to hold it against."""
 
 
 @dataclass(slots=True)
@@ -31,14 +33,15 @@ class Admission:
 class Exchange:
     """The gossip traffic of one view."""
 
-    def __init__(self, core: Core, detector: Detector, permits: Callable[[NodeId], bool]) -> None:
+    def __init__(self, core: Core, detector: Detector, permits: Callable[[NodeId], bool], now: float) -> None:
         self._core = core
+        self._started = now
         self._detector = detector
         self._permits = permits
         self._admissions: dict[NodeId, Admission] = {}
 
     def link_up(self, peer: NodeId, now: float) -> None:
-        self._admissions[peer] = Admission(self._core.settings.new_members_per_minute, now)
+        self._admissions[peer] = Admission(self._capacity(), now)
         self.send_digest(peer, reply=False)
 
     def link_down(self, peer: NodeId) -> None:
@@ -58,6 +61,8 @@ class Exchange:
 
     def on_record(self, sender: NodeId, signed: SignedRecord, now: float) -> None:
         """Merge one record. Raises ProtocolError for what no honest member relays."""
+        if self._core.table.holds(signed):
+            return
         if signed.kind == "load":
             self._on_load(sender, signed, now)
         else:
@@ -88,7 +93,7 @@ class Exchange:
             return
         if not self._permits(node):
             return
-        merged, _ = core.table.merge_static(signed, now, lambda _: self._admits(sender, now))
+        merged, _ = core.table.merge_static(signed, now, lambda new: self._admits(new, sender, now))
         if merged is Merged.NOTHING:
             return
         entry = core.table.entries[node]
@@ -158,11 +163,18 @@ class Exchange:
         for number, signed in enumerate(proof or ()):
             self._core.broadcasts.add(("proof", node, str(number)), News(signed, fanout=None), now)
 
-    def _admits(self, sender: NodeId, now: float) -> bool:
+    def _capacity(self) -> float:
+        """A link may at most double the view within a minute, from the setting on."""
+        return max(self._core.settings.new_members_per_minute, len(self._core.table.entries))
+
+    def _admits(self, node: NodeId, sender: NodeId, now: float) -> bool:
+        """Return whether a member that was unknown so far may enter: who is linked, and a bounded number of others."""
+        if node in self._core.links or now - self._started < YOUNG_SECONDS:
+            return True
         bucket = self._admissions.get(sender)
         if bucket is None:
             return False
-        capacity = self._core.settings.new_members_per_minute
+        capacity = self._capacity()
         earned = (now - bucket.filled_at) * capacity / MINUTE
         bucket.tokens, bucket.filled_at = min(bucket.tokens + earned, capacity), now
         if bucket.tokens < 1:

@@ -47,6 +47,7 @@ class Link:
 
     node: NodeId
     boot: BootId
+    up_at: float
     heard_at: float
     beats: Rhythm
     echoes: Rhythm
@@ -75,6 +76,10 @@ class LinkTier:
     def __init__(self, settings: GossipSettings, now: float) -> None:
         self._settings = settings
         self._links: dict[NodeId, Link] = {}
+        self._order: list[Link] = []
+        self._soonest = float("inf")
+        self.version = 0
+        """Counts the links that came and went."""
         self._number = 0
         self._beat_times: OrderedDict[int, float] = OrderedDict()
         self.next_beat = now
@@ -89,25 +94,35 @@ class LinkTier:
         return self._links.get(node)
 
     def nodes(self) -> list[NodeId]:
-        return sorted(self._links)
+        return [link.node for link in self._order]
 
     def all(self) -> list[Link]:
-        return [self._links[node] for node in sorted(self._links)]
+        """Return the links, sorted by id; the list is not to be changed."""
+        return self._order
 
     def trusted(self) -> list[NodeId]:
-        return [link.node for link in self.all() if not link.suspect]
+        return [link.node for link in self._order if link.suspect_since is None]
 
     def hears(self, node: NodeId) -> bool:
         """Return whether a link to ``node`` is up and not suspect."""
         link = self._links.get(node)
-        return link is not None and not link.suspect
+        return link is not None and link.suspect_since is None
 
     def up(self, node: NodeId, boot: BootId, now: float) -> None:
         beat = self._settings.heartbeat_seconds
-        self._links[node] = Link(node, boot, now, Rhythm(now, beat, beat), Rhythm(now, beat, beat))
+        self._links[node] = Link(node, boot, now, now, Rhythm(now, beat, beat), Rhythm(now, beat, beat))
+        self._soonest = min(self._soonest, self._deadline(self._links[node], 1.0))
+        self._reorder()
 
     def down(self, node: NodeId) -> bool:
-        return self._links.pop(node, None) is not None
+        known = self._links.pop(node, None) is not None
+        if known:
+            self._reorder()
+        return known
+
+    def _reorder(self) -> None:
+        self._order = [self._links[node] for node in sorted(self._links)]
+        self.version += 1
 
     def beat(self, now: float) -> list[tuple[NodeId, Heartbeat]]:
         """Return the heartbeats that are due: one a link, or none."""
@@ -118,17 +133,18 @@ class LinkTier:
         self._beat_times[self._number] = now
         if len(self._beat_times) > BEATS_REMEMBERED:
             self._beat_times.popitem(last=False)
-        return [(link.node, self.heartbeat_for(link, now)) for link in self.all()]
+        return [(link.node, self.heartbeat_for(link, now)) for link in self._order]
 
     def heartbeat_for(self, link: Link, now: float) -> Heartbeat:
         held = round((now - link.last_number_at) * 1e6) if link.last_number else 0
         return Heartbeat(self._number, link.last_number, held)
 
-    def heard(self, node: NodeId, now: float) -> None:
-        """Any message proves that the peer lives."""
+    def heard(self, node: NodeId, now: float) -> Link | None:
+        """Any message proves that the peer lives. Returns the link, if there is one."""
         link = self._links.get(node)
         if link is not None:
             link.heard_at = now
+        return link
 
     def on_heartbeat(self, node: NodeId, beat: Heartbeat, now: float) -> None:
         link = self._links.get(node)
@@ -155,12 +171,16 @@ class LinkTier:
     def refresh(self, now: float, patience: float) -> Changes:
         """Judge every link anew."""
         changes = Changes()
-        for link in self.all():
-            doubtful = now >= self._deadline(link, patience)
-            if doubtful and link.suspect_since is None:
-                link.suspect_since = now
-                changes.suspect.append(link.node)
-            elif not doubtful and link.suspect_since is not None:
+        self._soonest = float("inf")
+        for link in self._order:
+            deadline = self._deadline(link, patience)
+            if now >= deadline:
+                if link.suspect_since is None:
+                    link.suspect_since = now
+                    changes.suspect.append(link.node)
+                continue
+            self._soonest = min(self._soonest, deadline)
+            if link.suspect_since is not None:
                 link.suspect_since = None
                 changes.trusted.append(link.node)
         return changes
@@ -168,7 +188,7 @@ class LinkTier:
     def long_suspect(self, now: float, seconds: float) -> list[NodeId]:
         """Return the links that have been suspect for that long since they were last returned."""
         found = []
-        for link in self.all():
+        for link in self._order:
             if link.suspect_since is not None and now - link.suspect_since >= seconds:
                 link.suspect_since = now
                 found.append(link.node)
@@ -179,11 +199,15 @@ class LinkTier:
         for link in self._links.values():
             link.heard_at = link.beats.last = link.echoes.last = now
 
-    def wakeup(self, patience: float) -> float:
-        deadlines = [self._deadline(link, patience) for link in self._links.values() if not link.suspect]
-        return min([self.next_beat, *deadlines])
+    def due(self, now: float) -> bool:
+        """Return whether a beat or the end of somebody's time is due."""
+        return now >= self.next_beat or now >= self._soonest
+
+    def wakeup(self) -> float:
+        """Return when ``due`` will be true. Who speaks meanwhile only moves its own time, most often to later."""
+        return min(self.next_beat, self._soonest)
 
     def _deadline(self, link: Link, patience: float) -> float:
         silent = link.heard_at + self.timeout(link.beats, patience)
         unheard = link.echoes.last + self.timeout(link.echoes, patience)
-        return min(silent, unheard)
+        return silent if silent < unheard else unheard

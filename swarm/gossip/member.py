@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 from enum import IntEnum
+from typing import NamedTuple
 
 from swarm.gossip.record import LoadRecord, StaticRecord
 from swarm.protocol.messages import DigestEntry, SignedRecord
@@ -74,6 +75,16 @@ class HeldLoad:
         return self.record.incarnation, self.record.sequence, self.digest
 
 
+class _DigestOf(NamedTuple):
+    """A digest entry and what it was made of: most are asked for again and again, unchanged."""
+
+    static: HeldStatic
+    load: HeldLoad | None
+    health: Health
+    proof: tuple[SignedRecord, SignedRecord] | None
+    entry: DigestEntry
+
+
 @dataclass(slots=True)
 class Entry:
     """What the view holds of one member. Changed by the table and by verdicts only."""
@@ -87,6 +98,7 @@ class Entry:
     verdict_at: float = 0.0
     proof: tuple[SignedRecord, SignedRecord] | None = field(default=None)
     """Two bodies of one version of the held incarnation."""
+    _digest: _DigestOf | None = None
 
     @property
     def node(self) -> NodeId:
@@ -111,12 +123,24 @@ class Entry:
         return held if held is not None and held.record.incarnation == self.incarnation else None
 
     def digest_entry(self) -> DigestEntry:
+        load, health = self.load, self.health
+        cached = self._digest
+        if (
+            cached is not None
+            and cached.static is self.static
+            and cached.load is load
+            and cached.health is health
+            and cached.proof is self.proof
+        ):
+            return cached.entry
         record = self.static.record
-        return DigestEntry(
+        entry = DigestEntry(
             node=record.node,
             incarnation=record.incarnation,
             sequence=record.sequence,
-            load_sequence=self.load.record.sequence if self.load else 0,
-            state=int(self.health) | (EQUIVOCATING if self.proof else 0),
+            load_sequence=load.record.sequence if load else 0,
+            state=int(health) | (EQUIVOCATING if self.proof else 0),
             digest=self.static.digest[:DIGEST_BYTES],
         )
+        self._digest = _DigestOf(self.static, load, health, self.proof, entry)
+        return entry

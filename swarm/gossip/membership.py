@@ -1,13 +1,12 @@
 """SWIM membership over authenticated links as a pure state machine. Opens no socket, reads no clock.
 
 Drive it as aioquic is driven: report what happened with ``now``, execute ``effects()`` in order, call ``tick`` at
-``wakeup()``. An overlay for more than ``mesh_members`` members would replace ``_wanted_links``: so far every member
-links to every other.
+``wakeup()``.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 
 from swarm.config import GossipSettings
@@ -21,7 +20,8 @@ from swarm.gossip.effects import Effect, MemberChanged, SaveIncarnation
 from swarm.gossip.exchange import Exchange
 from swarm.gossip.links import LinkTier
 from swarm.gossip.local_health import LocalHealth
-from swarm.gossip.member import Health, Member
+from swarm.gossip.member import Member
+from swarm.gossip.overlay import Overlay
 from swarm.gossip.own import LoadFigures, OwnRecords
 from swarm.gossip.record import HostedSpan, IntendedSpan, SpanLoad, decode_static
 from swarm.gossip.snapshot import NeighbourState, snapshot
@@ -50,7 +50,8 @@ class Membership:
 
     ``incarnation`` must be higher than any this key used as far as the caller knows; it is saved by the first effect.
     ``other_swarm_ids`` are those of the other secrets on the keyring: while a secret is rotated, members sign for
-    either. ``allow`` (if not empty) and ``ban`` are node ids whose records are taken or ignored.
+    either. ``allow`` (if not empty) and ``ban`` are node ids whose records are taken or ignored. ``carries`` is asked
+    whether the link to a node carries a session before it is closed for being one too many.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Membership:
         other_swarm_ids: tuple[bytes, ...] = (),
         allow: frozenset[NodeId] = frozenset(),
         ban: frozenset[NodeId] = frozenset(),
+        carries: Callable[[NodeId], bool] = lambda _: False,
     ) -> None:
         self._settings = settings
         self._allow, self._ban = allow, ban
@@ -84,7 +86,10 @@ class Membership:
             local_health=LocalHealth(now),
         )
         self._detector = Detector(self._core)
-        self._exchange = Exchange(self._core, self._detector, self._permits)
+        self._exchange = Exchange(self._core, self._detector, self._permits, now)
+        self._overlay = Overlay(self._core, carries, now)
+        self._wanted_before: Mapping[NodeId, tuple[Address, ...]] | None = None
+        self._living: dict[NodeId, tuple[Address, ...]] = {}
         self._upkeep = Upkeep(self._core, self._detector, self._exchange, now)
         self._dialer = Dialer(key.node_id, rng)
         self._last_input = now
@@ -134,7 +139,7 @@ class Membership:
         if self._left:
             return float("inf")
         return min(
-            core.links.wakeup(core.patience(self._last_input)),
+            core.links.wakeup(),
             self._detector.wakeup(),
             core.broadcasts.wakeup(),
             self._dialer.wakeup(alone=not core.links.nodes()),
@@ -155,7 +160,8 @@ class Membership:
         core.links.up(node, boot, now)
         self._dialer.linked(node)
         self._dialer.bootstrap_done(now)
-        self._detector.settle(node)
+        self._overlay.linked(node)
+        self._detector.reached(node, now)
         self._exchange.link_up(node, now)
         if record is not None:
             self._exchange.on_record(node, record, now)
@@ -168,6 +174,7 @@ class Membership:
             return
         self._exchange.link_down(node)
         self._dialer.lost(node, now)
+        self._overlay.lost(node, graceful, now)
         if not graceful:
             self._detector.doubt(node, now)
         self._core.changed(node)
@@ -176,9 +183,9 @@ class Membership:
         """Take a gossip message from a linked peer. Raises ProtocolError if it is malformed or forged."""
         self._advance(now)
         core = self._core
-        if self._left or sender not in core.links:
+        link = core.links.heard(sender, now)
+        if self._left or link is None:
             return
-        core.links.heard(sender, now)
         match message:
             case Heartbeat():
                 core.links.on_heartbeat(sender, message, now)
@@ -187,7 +194,7 @@ class Membership:
             case Digest():
                 self._exchange.on_digest(sender, message, now)
             case CheckPeer():
-                self._detector.on_check(sender, message)
+                self._detector.on_check(sender, message, now)
             case PeerChecked():
                 self._detector.on_answer(sender, message, now)
             case Leave(record):
@@ -196,7 +203,8 @@ class Membership:
                 self._exchange.on_record(sender, record, now)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not gossip")
-        self._upkeep.refresh_links(now)
+        if link.suspect or core.links.due(now):
+            self._upkeep.refresh_links(now)
 
     def update_self(
         self,
@@ -260,6 +268,7 @@ class Membership:
         self._advance(now)
         self._dialer.failed(address, node, now)
         if node is not None:
+            self._overlay.failed(node, now)
             self._detector.unreachable(node, now)
 
     def dial_succeeded(self, address: Address, node: NodeId) -> None:
@@ -286,14 +295,15 @@ class Membership:
         if self._left:
             return
         core = self._core
+        due = core.links.due(now)
         for node, beat in core.links.beat(now):
             core.send(node, beat)
-        self._upkeep.refresh_links(now)
+        if due:
+            self._upkeep.refresh_links(now)
         self._detector.tick(now)
         self._upkeep.tick(now)
-        living = {entry.node: entry.static.record.addresses for entry in core.table.present()}
-        for dial in self._dialer.due(self._wanted_links(), now, not core.links.nodes(), living):
-            core.emit(dial)
+        self._dial(now)
+        self._overlay.close_surplus(now)
         for node, gossip in core.broadcasts.flush(now, core.links.nodes(), core.rng):
             core.send(node, gossip)
 
@@ -312,10 +322,12 @@ class Membership:
             self._detector.postpone(late)
             self._upkeep.postpone(late)
 
-    def _wanted_links(self) -> dict[NodeId, tuple[Address, ...]]:
+    def _dial(self, now: float) -> None:
         core = self._core
-        return {
-            node: entry.static.record.addresses
-            for node, entry in sorted(core.table.entries.items())
-            if node != core.node and node not in core.links and entry.health is not Health.LEFT
-        }
+        wanted = self._overlay.wanted(now)
+        if self._dialer.seeks and wanted is not self._wanted_before:
+            self._wanted_before = wanted
+            self._living = {entry.node: entry.static.record.addresses for entry in core.table.present()}
+        alone = not core.links.nodes()
+        for dial in self._dialer.due(wanted, now, alone, not core.partial, self._living):
+            core.emit(dial)

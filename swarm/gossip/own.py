@@ -160,10 +160,15 @@ class OwnRecords:
     def load_due(self, members: int) -> float:
         """Return when the next load record goes out."""
         shortest = max(self._settings.load_min_seconds, members / MIN_INTERVAL_MEMBERS_A_SECOND)
-        longest = max(self._settings.load_max_seconds, members / MAX_INTERVAL_MEMBERS_A_SECOND)
         if self._figures.differs_much(self._published):
             return self._published_at + LARGE_CHANGE_PAUSE_SECONDS
-        return self._published_at + (shortest if self._figures != self._published else longest)
+        return self._published_at + (
+            shortest if self._figures != self._published else self.longest_interval(members)
+        )
+
+    def longest_interval(self, members: int) -> float:
+        """Return the seconds after which a load record goes out even if nothing changed."""
+        return max(self._settings.load_max_seconds, members / MAX_INTERVAL_MEMBERS_A_SECOND)
 
     def publish_load(self, links: list[NeighbourLink], now: float) -> HeldLoad:
         """Sign a load record of the current incarnation; links that do not fit are left out from the end."""

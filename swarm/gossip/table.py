@@ -36,13 +36,48 @@ class Table:
         self._swarm_ids = swarm_ids
         self._max_members = max_members
         self.entries: dict[NodeId, Entry] = {}
+        self.version = 0
+        """Counts the changes of static records and verdicts, of load records not."""
+        self._held: set[bytes] = set()
+        self._present: tuple[int, list[Entry]] = (-1, [])
 
     def get(self, node: NodeId) -> Entry | None:
         return self.entries.get(node)
 
     def present(self) -> list[Entry]:
-        """Return the entries that are not dead and have not left, sorted by id."""
-        return [entry for _, entry in sorted(self.entries.items()) if not entry.gone]
+        """Return the entries that are not dead and have not left, sorted by id; the list is not to be changed."""
+        if self._present[0] != self.version:
+            found = [entry for _, entry in sorted(self.entries.items()) if not entry.gone]
+            self._present = (self.version, found)
+        return self._present[1]
+
+    def holds(self, signed: SignedRecord) -> bool:
+        """Return whether exactly this body is the newest held: most of what a relay hears is no news."""
+        return signed.body in self._held
+
+    def place(self, held: HeldStatic, now: float) -> Entry:
+        """Put a record into the view as the newest of its member."""
+        entry = self.entries.get(held.record.node)
+        if entry is None:
+            entry = self.entries[held.record.node] = Entry(held, now, now)
+        else:
+            self._held.discard(entry.static.signed.body)
+            entry.static = held
+        self._held.add(held.signed.body)
+        self.version += 1
+        return entry
+
+    def place_load(self, entry: Entry, load: HeldLoad, now: float) -> None:
+        """Put a load record into the view as the newest of its member."""
+        if entry.held_load is not None:
+            self._held.discard(entry.held_load.signed.body)
+        self._held.add(load.signed.body)
+        entry.held_load, entry.load_advanced_at = load, now
+
+    def judge(self, entry: Entry, verdict: Health, now: float) -> None:
+        """Hold a member for ``verdict`` at its present incarnation."""
+        entry.verdict, entry.verdict_at = verdict, now
+        self.version += 1
 
     def public_key(self, node: NodeId) -> bytes | None:
         entry = self.entries.get(node)
@@ -71,7 +106,7 @@ class Table:
         if entry is None:
             if not admits(node) or not self._make_room():
                 return Merged.NOTHING, node
-            self.entries[node] = Entry(new, now, now)
+            self.place(new, now)
             return Merged.REBORN, node
         return self._replace(entry, new, now), node
 
@@ -88,8 +123,7 @@ class Table:
         if entry.held_load is not None and new.version <= entry.held_load.version:
             return Merged.NOTHING, record.node
         self._verify(entry.static.record.public_key, signed)
-        entry.held_load = new
-        entry.load_advanced_at = now
+        self.place_load(entry, new, now)
         return Merged.NEWER, record.node
 
     def merge_proof(self, first: SignedRecord, second: SignedRecord) -> NodeId | None:
@@ -107,6 +141,7 @@ class Table:
         self.verified_static(first)
         self.verified_static(second)
         entry.proof = (first, second)
+        self.version += 1
         return one.node
 
     def forget_old(self, now: float, after_seconds: float) -> list[NodeId]:
@@ -117,7 +152,11 @@ class Table:
 
     def drop(self, nodes: Iterable[NodeId]) -> None:
         for node in nodes:
-            del self.entries[node]
+            entry = self.entries.pop(node)
+            self._held.discard(entry.static.signed.body)
+            if entry.held_load is not None:
+                self._held.discard(entry.held_load.signed.body)
+        self.version += 1
 
     def _verify(self, key: bytes, signed: SignedRecord) -> None:
         if not any(verify_record(key, swarm_id, signed) for swarm_id in self._swarm_ids):
@@ -135,13 +174,13 @@ class Table:
         same_version = new.version[:2] == old.version[:2]
         if same_version:
             flagged = entry.proof is not None
-            entry.static = max(new, old, key=lambda held: held.version)
             entry.proof = entry.proof or (old.signed, new.signed)
+            self.place(max(new, old, key=lambda held: held.version), now)
             return Merged.NOTHING if flagged and entry.static is old else Merged.CONFLICT
         was_gone = entry.gone
-        entry.static = new
+        self.place(new, now)
         if new.record.incarnation > old.record.incarnation:
-            entry.verdict, entry.verdict_at = Health.ALIVE, now
+            self.judge(entry, Health.ALIVE, now)
             entry.load_advanced_at = now
             entry.proof = None
             return Merged.REBORN

@@ -9,6 +9,10 @@ from swarm.gossip.exchange import Exchange
 from swarm.types import NodeId
 
 SWEEP_SECONDS = 1.0
+STALE_INTERVALS = 3
+"""A load record that is late by so many of the longest pauses between two stands still."""
+STALE_CHECKERS = 4
+"""So many of a large swarm, by chance, check a member whose load record stands still, each second."""
 ABORT_SUSPECT_SECONDS = 10.0
 """A link that stays suspect is cut and dialled anew: a broken route may have kept its connection."""
 
@@ -61,10 +65,13 @@ class Upkeep:
     def _sweep(self, now: float) -> None:
         """Find members whose load record stands still, and forget those long gone."""
         core = self._core
-        for entry in core.table.present():
+        present = core.table.present()
+        patience = max(core.settings.stale_seconds, STALE_INTERVALS * core.own.longest_interval(len(present)))
+        share = min(1.0, STALE_CHECKERS / len(present)) if core.partial else 1.0
+        for entry in present:
             node = entry.node
-            stale = now - entry.load_advanced_at >= core.settings.stale_seconds and node != core.node
-            if stale and not core.links.hears(node):
+            stale = now - entry.load_advanced_at >= patience and node != core.node
+            if stale and not core.links.hears(node) and core.rng.random() < share:
                 self._detector.doubt(node, now)
             if stale != (node in self.stale):
                 (self.stale.add if stale else self.stale.discard)(node)

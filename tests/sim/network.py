@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from tests.sim.scheduler import Scheduler
 
 RETRANSMIT_SECONDS = 0.2
+PRUNE_EVERY = 256
 SYN_SECONDS = (1.0, 2.0, 2.0)
 """Pauses of a kernel between its attempts to open a connection; after them the dial has timed out."""
 
@@ -142,7 +143,8 @@ class Network:
             return
         self._dialled += 1
         connection = Connection(self._dialled, dialler, target)
-        self._connections = [c for c in self._connections if any(c.open_at.values())]
+        if self._dialled % PRUNE_EVERY == 0:
+            self._connections = [c for c in self._connections if any(c.open_at.values())]
         self._connections.append(connection)
         target.connected(connection)
         dialler.connected(connection)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Callable
+from functools import lru_cache
 from typing import Any
 
 import msgspec
@@ -13,6 +14,7 @@ from swarm.config import GossipSettings
 from swarm.errors import ProtocolError
 from swarm.gossip.effects import (
     Abort,
+    Close,
     Dial,
     Effect,
     LinkSuspect,
@@ -36,6 +38,7 @@ to_wire = msgspec.msgpack.Encoder().encode
 from_wire = msgspec.msgpack.Decoder(AnyMessage).decode
 
 
+@lru_cache(4096)
 def key_of(name: str) -> NodeKey:
     return NodeKey.from_seed(hashlib.sha256(name.encode()).digest())
 
@@ -65,6 +68,7 @@ class Process:
         self.address = Address(address or name, 7000)
         self.boot = BootId(hashlib.sha256(f"{name} life {life} {seed}".encode()).digest()[:8])
         self.links: dict[Endpoint, Connection] = {}
+        self._by_node: dict[str, Process] = {}
         self.suspected_links = 0
         self.identity_elsewhere = False
         self.protocol_errors: list[str] = []
@@ -116,12 +120,14 @@ class Process:
         for connection in list(self.links.values()):
             self._network.close(connection, self, graceful=False)
         self.links.clear()
+        self._by_node.clear()
 
     def leave(self) -> None:
         self.act(self.membership.leave)
         for connection in list(self.links.values()):
             self._network.close(connection, self, graceful=True)
         self.links.clear()
+        self._by_node.clear()
         self.running = False
 
     # --- the network's side ------------------------------------------------------------------------------------
@@ -140,13 +146,14 @@ class Process:
         if not isinstance(peer, Process):
             raise TypeError("processes link to processes")
         self.links[peer] = connection
+        self._by_node[peer.key.node_id] = peer
         key, boot, record = peer.key, peer.boot, peer.membership.record()
         self.act(lambda now: self.membership.link_up(key.node_id, key.public_bytes, boot, record, now))
 
     def disconnected(self, connection: Connection, graceful: bool) -> None:
         peer = connection.peer(self)
         if self.links.get(peer) is connection and isinstance(peer, Process):
-            del self.links[peer]
+            self._unlink(peer)
             node = peer.key.node_id
             self.act(lambda now: self.membership.link_down(node, graceful, now))
 
@@ -189,6 +196,13 @@ class Process:
                     self._scheduler.after(
                         0.0, lambda: self.act(lambda now: self._drop(peer, now, graceful=False))
                     )
+            case Close(node):
+                self._log(self.name, f"closes the link to {node[:8]}: overlay")
+                peer = self._peer(node)
+                if peer is not None:
+                    self._scheduler.after(
+                        0.0, lambda: self.act(lambda now: self._drop(peer, now, graceful=True))
+                    )
             case SaveIncarnation(value):
                 self.disk["incarnation"] = value
                 self._log(self.name, f"saves incarnation {value}")
@@ -211,16 +225,19 @@ class Process:
                 self._log(self.name, f"sees {node[:8]} {state}")
 
     def _drop(self, peer: Endpoint, now: float, *, graceful: bool) -> None:
-        connection = self.links.pop(peer, None)
+        connection = self.links.get(peer)
         if connection is not None and isinstance(peer, Process):
+            self._unlink(peer)
             self._network.close(connection, self, graceful=graceful)
             self.membership.link_down(peer.key.node_id, graceful, now)
 
+    def _unlink(self, peer: Process) -> None:
+        del self.links[peer]
+        if self._by_node.get(peer.key.node_id) is peer:
+            del self._by_node[peer.key.node_id]
+
     def _peer(self, node: str) -> Process | None:
-        for peer in self.links:
-            if isinstance(peer, Process) and peer.key.node_id == node:
-                return peer
-        return None
+        return self._by_node.get(node)
 
     def _plan_tick(self) -> None:
         wakeup = max(self.membership.wakeup(), self._scheduler.now + 0.0005)

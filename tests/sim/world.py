@@ -10,6 +10,7 @@ from swarm.protocol.identity import NodeKey
 from tests.sim.network import Conditions, Network
 from tests.sim.process import Process
 from tests.sim.scheduler import Scheduler
+from tests.sim.shared import share
 
 
 class World:
@@ -18,6 +19,7 @@ class World:
     def __init__(
         self, seed: int = 0, *, conditions: Conditions | None = None, settings: GossipSettings | None = None
     ) -> None:
+        share()
         self.scheduler = Scheduler()
         self.network = Network(self.scheduler, seed, conditions or Conditions())
         self.processes: dict[str, Process] = {}

@@ -267,12 +267,32 @@ def test_a_digest_that_calls_this_node_dead_is_refuted(driven, peer):
 def test_one_link_brings_a_hundred_new_members_a_minute(driven, peer):
     alice = peer("alice")
     driven.link(alice)
+    speak = beating(driven, alice)
+    driven.wait(12.0, speak)
     crowd = [peer(f"crowd {n}").static() for n in range(130)]
     driven.receive(alice, Gossip(tuple(crowd)))
-    assert len(driven.membership.members()) == 2 + 99
-    driven.wait(12.0, beating(driven, alice))
+    assert len(driven.membership.members()) == 2 + 100
+    driven.wait(12.0, speak)
     driven.receive(alice, Gossip(tuple(crowd)))
-    assert 2 + 99 + 18 <= len(driven.membership.members()) <= 2 + 99 + 21
+    assert 2 + 100 + 18 <= len(driven.membership.members()) <= 2 + 100 + 21
+
+
+def test_a_node_that_just_started_takes_the_whole_swarm_from_its_first_link(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    driven.receive(alice, Gossip(tuple(peer(f"crowd {n}").static() for n in range(130))))
+    assert len(driven.membership.members()) == 2 + 130
+
+
+def test_a_new_member_that_links_itself_enters_whatever_others_brought(driven, peer):
+    alice, late = peer("alice"), peer("late")
+    driven.link(alice)
+    driven.wait(12.0, beating(driven, alice))
+    driven.receive(alice, Gossip(tuple(peer(f"crowd {n}").static() for n in range(130))))
+    driven.receive(alice, Gossip((late.static(),)))
+    assert driven.membership.member(late.node) is None
+    driven.link(late)
+    assert driven.membership.member(late.node) is not None
 
 
 def test_a_member_whose_load_record_stands_still_gets_no_sessions_although_it_is_heard(driven, peer):
