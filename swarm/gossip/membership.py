@@ -103,6 +103,11 @@ class Membership:
     def node_id(self) -> NodeId:
         return self._core.node
 
+    @property
+    def partial(self) -> bool:
+        """Whether this node links to a few members only, as in a large swarm."""
+        return self._core.partial
+
     def record(self) -> SignedRecord:
         """Return this node's own static record as it stands."""
         return self._core.own.static.signed

@@ -1,36 +1,84 @@
-"""Sending to a node wherever it is: over its link, or to this process itself. Knows no message's meaning."""
+"""Sending to a node wherever it is: over its link, over one opened for it, or to this process itself.
+
+Of the messages it knows one thing: OpenSession begins a conversation, so it is worth a dial.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
+from swarm.errors import LinkDownError, SwarmError
 from swarm.net.peers import Network
-from swarm.protocol.messages import AnyMessage
-from swarm.types import NodeId
+from swarm.protocol.messages import AnyMessage, OpenSession
+from swarm.types import NodeId, short
 
 if TYPE_CHECKING:
     Payload = bytes | bytearray | memoryview
 
+log = logging.getLogger("swarm.node")
+
 Deliver = Callable[[NodeId, AnyMessage, memoryview], None]
+MOST_WAITING = 64
+"""Messages that wait for one link to open; more would be a peer of ours that never stops talking to a wall."""
 
 
 class Bus:
-    """Frames to others go to the network, to oneself to ``deliver`` on the loop's next turn, in order."""
+    """Frames to others go to the network, to oneself to ``deliver`` on the loop's next turn, in order.
 
-    def __init__(self, node: NodeId, network: Network, deliver: Deliver) -> None:
+    ``connect`` opens a link or raises SwarmError; ``unreachable`` is told of a node that none could be opened to.
+    """
+
+    def __init__(
+        self,
+        node: NodeId,
+        network: Network,
+        deliver: Deliver,
+        *,
+        connect: Callable[[NodeId], Awaitable[None]],
+        unreachable: Callable[[NodeId], None],
+        spawn: Callable[[Awaitable[None]], object],
+    ) -> None:
         self._node = node
         self._network = network
         self._deliver = deliver
+        self._connect = connect
+        self._unreachable = unreachable
+        self._spawn = spawn
         self._loop = asyncio.get_running_loop()
+        self._waiting: dict[NodeId, list[tuple[AnyMessage, Payload]]] = {}
 
     def send(self, node: NodeId, message: AnyMessage, payload: Payload = b"") -> None:
-        """Send without waiting. Raises LinkDownError when there is no link."""
+        """Send without waiting; OpenSession, and what follows it, after a link is opened if there is none.
+
+        Raises LinkDownError when there is no link and none is being opened.
+        """
+        waiting = self._waiting.get(node)
         if node == self._node:
             self._loop.call_soon(self._deliver, node, message, memoryview(payload))
+        elif waiting is not None:
+            if len(waiting) >= MOST_WAITING:
+                raise LinkDownError(node, "its link does not open")
+            waiting.append((message, payload))
+        elif isinstance(message, OpenSession) and not self._network.linked(node):
+            self._waiting[node] = [(message, payload)]
+            self._spawn(self._open(node))
         else:
             self._network.send(node, message, payload)
+
+    async def _open(self, node: NodeId) -> None:
+        try:
+            await self._connect(node)
+            for message, payload in self._waiting[node]:
+                self._network.send(node, message, payload)
+        except SwarmError as exc:
+            log.info("no link to %s: %s", short(node), exc)
+            del self._waiting[node]
+            self._unreachable(node)
+        else:
+            del self._waiting[node]
 
     def linked(self, node: NodeId) -> bool:
         return node == self._node or self._network.linked(node)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from swarm.errors import DialError, LinkDownError, PeerError, ProtocolError
 from swarm.gossip.effects import (
     Abort,
+    Close,
     Dial,
     Effect,
     LinkSuspect,
@@ -34,7 +35,10 @@ LONGEST_SLEEP_SECONDS = 0.25
 
 
 class GossipLoop:
-    """Owns a node's Membership. ``on_members`` and ``on_link`` tell the rest of the node what changed."""
+    """Owns a node's Membership. ``on_members`` and ``on_link`` tell the rest of the node what changed.
+
+    ``on_closed`` is told of a link that ended in good order: nothing is wrong with the peer, but nothing travels there.
+    """
 
     def __init__(
         self,
@@ -44,6 +48,7 @@ class GossipLoop:
         save_incarnation: Callable[[int], None],
         on_members: Callable[[], None],
         on_link: Callable[[NodeId, bool], None],
+        on_closed: Callable[[NodeId], None],
         on_duplicate: Callable[[str], None],
         spawn: Callable[[Awaitable[None]], object],
         clock: Callable[[], float],
@@ -53,6 +58,7 @@ class GossipLoop:
         self._save_incarnation = save_incarnation
         self._on_members = on_members
         self._on_link = on_link
+        self._on_closed = on_closed
         self._on_duplicate = on_duplicate
         self._spawn = spawn
         self._clock = clock
@@ -69,7 +75,10 @@ class GossipLoop:
 
     def link_down(self, node: NodeId, graceful: bool) -> None:
         self.membership.link_down(node, graceful, self._clock())
-        self._on_link(node, False)
+        if graceful:
+            self._on_closed(node)
+        else:
+            self._on_link(node, False)
         self.flush()
 
     def received(self, sender: NodeId, message: AnyMessage) -> None:
@@ -122,6 +131,8 @@ class GossipLoop:
             self._spawn(self._dial(effect))
         elif isinstance(effect, Abort):
             self._network.abort(effect.node, effect.reason)
+        elif isinstance(effect, Close):
+            self._network.close(effect.node)
         elif isinstance(effect, SaveIncarnation):
             self._save_incarnation(effect.value)
         elif isinstance(effect, LinkSuspect):

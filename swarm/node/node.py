@@ -69,7 +69,7 @@ class Node:
         self._clock = time.perf_counter
         self._boot = BootId(os.urandom(8))
         self._id = identity.key.node_id
-        self._down: set[NodeId] = set()
+        self._down: dict[NodeId, float] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._linked = asyncio.Event()
@@ -98,6 +98,7 @@ class Node:
             other_swarm_ids=tuple(secret.swarm_id for secret in self._identity.keyring.secrets[1:]),
             allow=frozenset(NodeId(node) for node in config.node.allow),
             ban=frozenset(NodeId(node) for node in config.node.ban),
+            carries=self._carries,
         )
         self._network = Network(
             key=self._identity.key,
@@ -111,7 +112,14 @@ class Node:
         self._device = resolve_device(config.model.device)
         self._memory = _memory(config, self._device)
         self._engine = Engine(config.engine, self._device)
-        self._bus = Bus(self._id, self._network, dispatch.received)
+        self._bus = Bus(
+            self._id,
+            self._network,
+            dispatch.received,
+            connect=self._connect,
+            unreachable=lambda node: self._link_changed(node, False),
+            spawn=self._spawn,
+        )
         self._hosting = Hosting(
             node=self._id,
             settings=config.model,
@@ -161,6 +169,7 @@ class Node:
             save_incarnation=self._keystore.save_incarnation,
             on_members=self._members_changed,
             on_link=self._link_changed,
+            on_closed=self._link_closed,
             on_duplicate=self._duplicate,
             spawn=self._spawn,
             clock=clock,
@@ -335,7 +344,7 @@ class Node:
             self._view = build_view(
                 self._id,
                 self._membership.members(),
-                cut_off=frozenset(self._down),
+                cut_off=self._cut_off(now),
                 shunned=self._origin.shunned_edges(),
                 default_link_seconds=0.05,
             )
@@ -388,12 +397,29 @@ class Node:
     def _link_changed(self, node: NodeId, up: bool) -> None:
         self._view = None
         if up:
-            self._down.discard(node)
+            self._down.pop(node, None)
             self._linked.set()
             self._origin.view_changed()
         else:
-            self._down.add(node)
+            self._down[node] = self._clock()
             self._origin.link_down(node)
+
+    def _link_closed(self, node: NodeId) -> None:
+        """A link ended in good order: the node may be reached again, but a session over that link can't go on."""
+        self._view = None
+        self._down.pop(node, None)
+        self._origin.link_down(node)
+
+    def _cut_off(self, now: float) -> frozenset[NodeId]:
+        """Return the nodes out of reach; where not all are dialled for ever, they are asked again after a while."""
+        if self._membership.partial:
+            patience = self._config.session.shun_seconds
+            self._down = {node: since for node, since in self._down.items() if now - since < patience}
+        return frozenset(self._down)
+
+    def _carries(self, node: NodeId) -> bool:
+        """Whether a session of this node travels over its link to ``node``."""
+        return self._origin.uses(node) or self._stage.uses(node)
 
     def _duplicate(self, detail: str) -> None:
         self._failure = ConfigError(

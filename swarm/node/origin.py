@@ -282,6 +282,10 @@ class Origin:
         for generation in list(self._running.values()):
             generation.tell(lambda core, now: core.link_down(node, now))
 
+    def uses(self, node: NodeId) -> bool:
+        """Return whether a running answer has ``node`` as a hop."""
+        return any(node in generation.core.hop_nodes for generation in self._running.values())
+
     def view_changed(self) -> None:
         for generation in list(self._running.values()):
             generation.tell(OriginSession.view_changed)

@@ -96,6 +96,10 @@ class StageService:
     def session_count(self) -> int:
         return len(self._sessions)
 
+    def uses(self, node: NodeId) -> bool:
+        """Return whether a session here has ``node`` for its origin or beside it in its path."""
+        return any(node in (s.key.origin, s.upstream, s.downstream) for s in self._sessions)
+
     # --- messages ---
 
     def on_open(self, sender: NodeId, message: OpenSession) -> None:

@@ -27,7 +27,7 @@ from swarm.gossip.effects import (
 from swarm.gossip.membership import Membership
 from swarm.protocol.identity import NodeKey
 from swarm.protocol.messages import AnyMessage
-from swarm.types import Address, BootId
+from swarm.types import Address, BootId, NodeId
 from tests.sim.network import Connection, Endpoint, Network
 from tests.sim.scheduler import Scheduler
 
@@ -190,19 +190,9 @@ class Process:
                 if address == self.address:
                     self.membership.address_is_own(address)
             case Abort(node, reason):
-                self._log(self.name, f"aborts {node[:8]}: {reason}")
-                peer = self._peer(node)
-                if peer is not None:
-                    self._scheduler.after(
-                        0.0, lambda: self.act(lambda now: self._drop(peer, now, graceful=False))
-                    )
+                self._end(node, f"aborts {node[:8]}: {reason}", graceful=False)
             case Close(node):
-                self._log(self.name, f"closes the link to {node[:8]}: overlay")
-                peer = self._peer(node)
-                if peer is not None:
-                    self._scheduler.after(
-                        0.0, lambda: self.act(lambda now: self._drop(peer, now, graceful=True))
-                    )
+                self._end(node, f"closes the link to {node[:8]}", graceful=True)
             case SaveIncarnation(value):
                 self.disk["incarnation"] = value
                 self._log(self.name, f"saves incarnation {value}")
@@ -215,14 +205,20 @@ class Process:
                 self.identity_elsewhere = True
                 self._log(self.name, detail)
             case MemberChanged(node):
-                member = self.membership.member(node)
-                state = (
-                    "forgotten"
-                    if member is None
-                    else f"{member.health.name} {member.record.incarnation}.{member.record.sequence}"
-                    f"{' routable' if member.routable else ''}{' equivocating' if member.equivocating else ''}"
-                )
-                self._log(self.name, f"sees {node[:8]} {state}")
+                self._log(self.name, f"sees {node[:8]} {self._described(node)}")
+
+    def _described(self, node: NodeId) -> str:
+        member = self.membership.member(node)
+        if member is None:
+            return "forgotten"
+        flags = f"{' routable' if member.routable else ''}{' equivocating' if member.equivocating else ''}"
+        return f"{member.health.name} {member.record.incarnation}.{member.record.sequence}{flags}"
+
+    def _end(self, node: NodeId, reason: str, *, graceful: bool) -> None:
+        self._log(self.name, reason)
+        peer = self._peer(node)
+        if peer is not None:
+            self._scheduler.after(0.0, lambda: self.act(lambda now: self._drop(peer, now, graceful=graceful)))
 
     def _drop(self, peer: Endpoint, now: float, *, graceful: bool) -> None:
         connection = self.links.get(peer)
