@@ -50,6 +50,8 @@ def lacking(table: Table, claims: Claims, theirs: Digest, peer: NodeId) -> list[
         if other is None and entry.gone and node != peer:
             continue
         mine = entry.digest_entry()
+        if other == mine and mine.state == Health.ALIVE:
+            continue
         if other is None or _older(other, mine):
             statics.append(entry.static.signed)
         same_life = other is not None and other.incarnation == mine.incarnation

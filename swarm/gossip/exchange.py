@@ -18,6 +18,8 @@ from swarm.protocol.messages import Digest, Gossip, SignedRecord
 from swarm.types import NodeId
 
 MINUTE = 60.0
+FRESH_LINKS = 3
+"""With more links in an overlay, a further one brings no digest of its own: each has up to 75 bytes a member."""
 YOUNG_SECONDS = 10.0
 """A node that new takes the swarm as the first members tell it: it has nothing to hold it against."""
 
@@ -40,9 +42,22 @@ class Exchange:
         self._permits = permits
         self._admissions: dict[NodeId, Admission] = {}
 
-    def link_up(self, peer: NodeId, now: float) -> None:
+    def link_up(self, peer: NodeId, now: float) -> bool:
+        """Ask ``peer`` for what is lacking here; False if that can wait for the next exchange of digests."""
         self._admissions[peer] = Admission(self._capacity(), now)
-        self.send_digest(peer, reply=False)
+        learns = self._may_learn(peer)
+        if learns:
+            self.send_digest(peer, reply=False)
+        return learns
+
+    def _may_learn(self, peer: NodeId) -> bool:
+        """Return whether ``peer`` may know much that is news here.
+
+        In a mesh, always. A node with several links hears what its part of the swarm knows; but a stranger, or one back
+        from the dead, may speak for another part.
+        """
+        entry = self._core.table.get(peer)
+        return not self._core.partial or len(self._core.links) <= FRESH_LINKS or entry is None or entry.gone
 
     def link_down(self, peer: NodeId) -> None:
         self._admissions.pop(peer, None)

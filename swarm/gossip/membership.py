@@ -167,7 +167,8 @@ class Membership:
         self._dialer.bootstrap_done(now)
         self._overlay.linked(node)
         self._detector.reached(node, now)
-        self._exchange.link_up(node, now)
+        if not self._exchange.link_up(node, now):
+            self._upkeep.sync_soon(now)
         if record is not None:
             self._exchange.on_record(node, record, now)
         core.changed(node)

@@ -9,6 +9,7 @@ from swarm.gossip.exchange import Exchange
 from swarm.types import NodeId
 
 SWEEP_SECONDS = 1.0
+SOON_SECONDS = 1.5
 STALE_INTERVALS = 3
 """A load record that is late by so many of the longest pauses between two stands still."""
 STALE_CHECKERS = 4
@@ -40,6 +41,11 @@ class Upkeep:
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
             self._sweep(now)
+
+    def sync_soon(self, now: float) -> None:
+        """Exchange digests before long: links that came up meanwhile may have missed each other's news."""
+        soon = now + SOON_SECONDS * (0.5 + self._core.rng.random())
+        self._next_sync = min(self._next_sync, soon)
 
     def refresh_links(self, now: float) -> None:
         """Judge the links anew, and say which are suspect or trusted now."""

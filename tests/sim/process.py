@@ -24,6 +24,7 @@ from swarm.gossip.effects import (
     SaveIncarnation,
     Send,
 )
+from swarm.gossip.member import Health
 from swarm.gossip.membership import Membership
 from swarm.protocol.identity import NodeKey
 from swarm.protocol.messages import AnyMessage
@@ -44,7 +45,10 @@ def key_of(name: str) -> NodeKey:
 
 
 class Process:
-    """A running node. ``disk`` outlives it: its incarnation is there after a restart, unless it was lost."""
+    """A running node. ``disk`` outlives it: its incarnation is there after a restart, unless it was lost.
+
+    Without ``wire`` messages travel as the frozen values they are, and only bad news is logged: for large swarms.
+    """
 
     def __init__(
         self,
@@ -57,6 +61,8 @@ class Process:
         disk: dict[str, int],
         settings: GossipSettings,
         log: Callable[[str, str], None],
+        carries: Callable[[NodeId], bool] = lambda _: False,
+        wire: bool = True,
         key: NodeKey | None = None,
         address: str | None = None,
     ) -> None:
@@ -72,6 +78,7 @@ class Process:
         self.suspected_links = 0
         self.identity_elsewhere = False
         self.protocol_errors: list[str] = []
+        self._wire = wire
         self._scheduler = scheduler
         self._network = network
         self._log = log
@@ -85,6 +92,7 @@ class Process:
             incarnation=disk.get("incarnation", 0) + 1,
             rng=random.Random(f"{name} {life} {seed}"),
             now=scheduler.now,
+            carries=carries,
         )
         network.listen(str(self.address), self)
         self.act(
@@ -161,7 +169,7 @@ class Process:
         peer = connection.peer(self)
         if self.links.get(peer) is connection and isinstance(peer, Process):
             sender = peer
-            self.act(lambda now: self._receive(sender, from_wire(message), now))
+            self.act(lambda now: self._receive(sender, from_wire(message) if self._wire else message, now))
 
     def _receive(self, sender: Process, message: Any, now: float) -> None:
         if sender not in self.links:
@@ -180,7 +188,7 @@ class Process:
             case Send(node, message):
                 peer = self._peer(node)
                 if peer is not None:
-                    self._network.send(self.links[peer], self, to_wire(message))
+                    self._network.send(self.links[peer], self, to_wire(message) if self._wire else message)
             case Dial(address, expected):
                 self._network.dial(
                     self,
@@ -205,14 +213,18 @@ class Process:
                 self.identity_elsewhere = True
                 self._log(self.name, detail)
             case MemberChanged(node):
-                self._log(self.name, f"sees {node[:8]} {self._described(node)}")
+                self._note_change(node)
 
-    def _described(self, node: NodeId) -> str:
+    def _note_change(self, node: NodeId) -> None:
         member = self.membership.member(node)
         if member is None:
-            return "forgotten"
-        flags = f"{' routable' if member.routable else ''}{' equivocating' if member.equivocating else ''}"
-        return f"{member.health.name} {member.record.incarnation}.{member.record.sequence}{flags}"
+            self._log(self.name, f"sees {node[:8]} forgotten")
+        elif self._wire or member.health is not Health.ALIVE:
+            flags = (
+                f"{' routable' if member.routable else ''}{' equivocating' if member.equivocating else ''}"
+            )
+            version = f"{member.record.incarnation}.{member.record.sequence}"
+            self._log(self.name, f"sees {node[:8]} {member.health.name} {version}{flags}")
 
     def _end(self, node: NodeId, reason: str, *, graceful: bool) -> None:
         self._log(self.name, reason)

@@ -8,7 +8,7 @@ from swarm.config import GossipSettings
 from swarm.gossip.member import Health, Member
 from swarm.protocol.identity import NodeKey
 from tests.sim.network import Conditions, Network
-from tests.sim.process import Process
+from tests.sim.process import Process, key_of
 from tests.sim.scheduler import Scheduler
 from tests.sim.shared import share
 
@@ -17,13 +17,21 @@ class World:
     """Processes by name. ``history`` has a line for everything that a membership decided."""
 
     def __init__(
-        self, seed: int = 0, *, conditions: Conditions | None = None, settings: GossipSettings | None = None
+        self,
+        seed: int = 0,
+        *,
+        conditions: Conditions | None = None,
+        settings: GossipSettings | None = None,
+        wire: bool = True,
     ) -> None:
         share()
         self.scheduler = Scheduler()
         self.network = Network(self.scheduler, seed, conditions or Conditions())
         self.processes: dict[str, Process] = {}
         self.history: list[str] = []
+        self.carrying: dict[str, set[str]] = {}
+        """Names of the peers that sessions of a process travel to."""
+        self._wire = wire
         self._seed = seed
         self._settings = settings or GossipSettings()
         self._disks: dict[str, dict[str, int]] = {}
@@ -52,6 +60,8 @@ class World:
             disk=self._disks.setdefault(name, {}),
             settings=self._settings,
             log=self._note,
+            wire=self._wire,
+            carries=lambda node: any(key_of(peer).node_id == node for peer in self.carrying.get(name, ())),
             key=key,
             address=address,
         )
