@@ -46,11 +46,13 @@ class Dialer:
     _own_addresses: set[Address] = field(default_factory=set)
     _led_to: dict[Address, NodeId] = field(default_factory=dict)
     _answered: set[Address] = field(default_factory=set)
+    _judged: Mapping[NodeId, Collection[Address]] | None = None
 
     def add_bootstrap(self, addresses: Iterable[Address], now: float) -> None:
         for address in addresses:
             if address not in self._own_addresses:
                 self._bootstrap.setdefault(address, Attempts(now, now))
+        self._judged = None
 
     def is_own(self, address: Address) -> None:
         """Never dial ``address`` again: this node itself answers there."""
@@ -60,6 +62,7 @@ class Dialer:
     def answered(self, address: Address, node: NodeId) -> None:
         """A connection to ``address`` stands, and ``node`` is who answered."""
         self._led_to[address] = node
+        self._judged = None
         if address in self._bootstrap:
             self._bootstrap[address].under_way = None
 
@@ -96,12 +99,12 @@ class Dialer:
         """Return the connections to open now.
 
         ``wanted`` are the members that should be linked and are not, with their addresses; ``living`` are all that
-        are known to live. Bootstrap addresses behind which a member is known are tried only while this
+        are known to live, another object whenever they changed. Bootstrap addresses behind which a member is known are tried only while this
         node is ``alone``. ``courteous``: both ends want the link, so the higher id waits for the lower one's dial.
         """
-        living = living or {}
-        named = {address for addresses in living.values() for address in addresses}
-        self._answered = {a for a in self._bootstrap if a in named or self._led_to.get(a) in living}
+        if living is not self._judged:
+            self._judged = living
+            self._judge(living or {})
         for node in [node for node in self._members if node not in wanted]:
             del self._members[node]
         dials = []
@@ -123,15 +126,25 @@ class Dialer:
                 dials.append(Dial(address, None))
         return dials
 
+    def _judge(self, living: Mapping[NodeId, Collection[Address]]) -> None:
+        """Find the bootstrap addresses that a living member is behind."""
+        named = {address for addresses in living.values() for address in addresses}
+        self._answered = {a for a in self._bootstrap if a in named or self._led_to.get(a) in living}
+
     def bootstrap_done(self, now: float) -> None:
         """A member is linked; should all be lost again, the answered bootstrap addresses are tried anew."""
         for address in self._answered & self._bootstrap.keys():
             self._bootstrap[address] = Attempts(now, now)
 
     def wakeup(self, alone: bool) -> float:
-        addresses = [a for address, a in self._bootstrap.items() if alone or address not in self._answered]
-        open_attempts = [*self._members.values(), *addresses]
-        return min((a.next_at for a in open_attempts if a.under_way is None), default=float("inf"))
+        soonest = float("inf")
+        for attempts in self._members.values():
+            if attempts.under_way is None and attempts.next_at < soonest:
+                soonest = attempts.next_at
+        for address, attempts in self._bootstrap.items():
+            if attempts.under_way is None and (alone or address not in self._answered):
+                soonest = min(soonest, attempts.next_at)
+        return soonest
 
     def _ready(self, attempts: Attempts, now: float) -> bool:
         if attempts.under_way is not None:

@@ -114,7 +114,7 @@ class Entry:
 
     @property
     def gone(self) -> bool:
-        return self.health >= Health.DEAD
+        return self.verdict >= Health.DEAD or self.static.record.state == "left"
 
     @property
     def load(self) -> HeldLoad | None:

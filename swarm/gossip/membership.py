@@ -117,6 +117,13 @@ class Membership:
         entries = sorted(self._core.table.entries.items())
         return tuple(snapshot(entry, self._core, self._upkeep.stale) for _, entry in entries)
 
+    def signed(self, node: NodeId) -> tuple[SignedRecord, ...]:
+        """Return the records held of a member as they came, the static one first; none of a stranger."""
+        entry = self._core.table.get(node)
+        if entry is None:
+            return ()
+        return (entry.static.signed, *([entry.held_load.signed] if entry.held_load else []))
+
     def member(self, node: NodeId) -> Member | None:
         entry = self._core.table.get(node)
         return snapshot(entry, self._core, self._upkeep.stale) if entry else None
@@ -133,10 +140,18 @@ class Membership:
 
     def effects(self) -> list[Effect]:
         """Return what is to be done, in order, and forget it. A member is named as changed once."""
-        drained = list(dict.fromkeys(e for e in self._core.effects if isinstance(e, MemberChanged)))
-        others = [effect for effect in self._core.effects if not isinstance(effect, MemberChanged)]
-        self._core.effects.clear()
+        effects = self._core.effects
+        if not effects:
+            return []
+        drained = dict.fromkeys(e for e in effects if isinstance(e, MemberChanged))
+        others = [effect for effect in effects if not isinstance(effect, MemberChanged)]
+        effects.clear()
         return [*others, *drained]
+
+    @property
+    def pending(self) -> bool:
+        """Whether ``effects`` would return any."""
+        return bool(self._core.effects)
 
     def wakeup(self) -> float:
         """Return when ``tick`` should be called next, unless something else happens before."""

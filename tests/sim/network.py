@@ -85,14 +85,15 @@ class Network:
     def send(self, connection: Connection, sender: Endpoint, message: Any) -> None:
         receiver = connection.peer(sender)
         self.messages += 1
-        if self._rng.random() < self.conditions.raw_loss:
+        conditions = self.conditions
+        if conditions.raw_loss and self._rng.random() < conditions.raw_loss:
             return
-        if (sender.name, receiver.name) in self.conditions.blocked:
+        if conditions.blocked and (sender.name, receiver.name) in conditions.blocked:
             connection.stuck[receiver.name].append(message)
             return
         delay = self._delay(sender.name, receiver.name)
         timeout = RETRANSMIT_SECONDS
-        while self._rng.random() < self.conditions.loss:
+        while conditions.loss and self._rng.random() < conditions.loss:
             delay += timeout
             timeout *= 2
         arrival = max(self._scheduler.now + delay, connection.last_arrival[receiver.name])
@@ -164,4 +165,5 @@ class Network:
 
     def _delay(self, source: str, target: str) -> float:
         base = self.conditions.delays.get((source, target), self.conditions.delay_seconds)
-        return base + self.conditions.jitter_seconds * self._rng.random()
+        jitter = self.conditions.jitter_seconds
+        return base + jitter * self._rng.random() if jitter else base
