@@ -100,7 +100,8 @@ class Dialer:
 
         ``wanted`` are the members that should be linked and are not, with their addresses; ``living`` are all that
         are known to live, another object whenever they changed. Bootstrap addresses behind which a member is known
-        are tried only while this node is ``alone``. ``courteous``: both ends want the link, so the higher id waits for the lower one's dial.
+        are tried only while this node is ``alone``. ``courteous``: both ends want the link, so the higher id waits
+        for the lower one's dial.
         """
         if living is not self._judged:
             self._judged = living
