@@ -1,0 +1,131 @@
+"""Nodes that only gossip: the real membership over the real network, without engine, sessions or front door."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from swarm.config import GossipSettings, NetSettings
+from swarm.errors import SwarmError
+from swarm.gossip.member import Health
+from swarm.gossip.membership import Membership
+from swarm.net.peers import Network, PeerInfo
+from swarm.node.gossip_loop import GossipLoop
+from swarm.protocol.identity import Keyring, NodeKey, SwarmSecret
+from swarm.protocol.messages import AnyMessage
+from swarm.types import Address, BootId, NodeId
+from tests.support.links import SECRET
+
+
+class GossipNode:
+    """A member on a port of its own. ``host`` is where it listens: an address of 127.0.0.0/8."""
+
+    def __init__(
+        self,
+        seed: bytes | None = None,
+        *,
+        host: str = "127.0.0.1",
+        secret: SwarmSecret = SECRET,
+        settings: GossipSettings | None = None,
+        ban: frozenset[NodeId] = frozenset(),
+    ) -> None:
+        self.key = NodeKey.from_seed(seed or secrets.token_bytes(32))
+        self.boot = BootId(secrets.token_bytes(8))
+        self.duplicate: list[str] = []
+        self.downs: list[tuple[NodeId, str, bool]] = []
+        self._host = host
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
+        self.membership = Membership(
+            key=self.key,
+            swarm_id=secret.swarm_id,
+            boot=self.boot,
+            settings=settings or GossipSettings(),
+            incarnation=1,
+            rng=random.Random(),
+            now=time.perf_counter(),
+            ban=ban,
+        )
+        self.network = Network(
+            key=self.key,
+            keyring=Keyring((secret,)),
+            boot=self.boot,
+            settings=NetSettings(),
+            receiver=self,
+            hello=self.membership.record,
+            admit=lambda node: node not in ban,
+        )
+        self.loop = GossipLoop(
+            self.membership,
+            self.network,
+            save_incarnation=lambda _: None,
+            on_members=lambda: None,
+            on_link=lambda _node, _up: None,
+            on_closed=lambda _: None,
+            on_duplicate=self.duplicate.append,
+            spawn=self._spawn,
+            clock=time.perf_counter,
+        )
+
+    @property
+    def node(self) -> NodeId:
+        return self.key.node_id
+
+    async def start(self, bootstrap: Sequence[Address] = (), **record: object) -> Address:
+        """Listen, join by ``bootstrap``, and return the own address."""
+        address = await self.network.start(Address(self._host, 0))
+        self._running = asyncio.create_task(self.loop.run(), name="gossip loop")
+        self.loop.change(
+            lambda m, now: m.update_self(now, addresses=(address,), state="ready", **record)  # type: ignore[arg-type]
+        )
+        self.loop.change(lambda m, now: m.bootstrap(bootstrap, now))
+        return address
+
+    async def aclose(self) -> None:
+        for task in [*self._tasks, *([self._running] if self._running else [])]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.network.aclose()
+
+    def alive(self) -> list[NodeId]:
+        return [m.node for m in self.membership.members() if m.health is Health.ALIVE]
+
+    def routable(self, node: NodeId) -> bool:
+        member = self.membership.member(node)
+        return member is not None and member.routable
+
+    # --- the network's receiver ---
+
+    def link_up(self, peer: PeerInfo) -> None:
+        self.loop.link_up(peer)
+
+    def link_down(self, node: NodeId, reason: str, graceful: bool) -> None:
+        self.downs.append((node, reason, graceful))
+        self.loop.link_down(node, graceful)
+
+    def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
+        self.loop.received(node, message)
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        async def carry_out() -> None:
+            try:
+                await work
+            except SwarmError as exc:
+                self.downs.append((self.node, f"spawned work: {exc}", False))
+
+        task = asyncio.create_task(carry_out(), name="gossip work")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+
+async def gossiping(count: int, make: Callable[[int], GossipNode], entrances: int = 3) -> list[GossipNode]:
+    """Start ``count`` nodes at once that join by the first ``entrances``."""
+    nodes = [make(number) for number in range(count)]
+    addresses = [await node.start() for node in nodes[:entrances]]
+    for node in nodes[1:entrances]:
+        node.loop.change(lambda m, now: m.bootstrap(addresses[:1], now))
+    await asyncio.gather(*(node.start(addresses) for node in nodes[entrances:]))
+    return nodes
