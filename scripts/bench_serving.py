@@ -19,7 +19,6 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +28,8 @@ if __name__ == "__main__":
     enter_environment(with_tests=True)  # what follows is in .venv
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-import httpx
-
 from _peers import PEERS, PeerError, Wanted, running
+from _streams import StreamResult, stream
 from tests.support.swarm_process import MODEL, SwarmProcesses, swarm_of, wait_for
 
 WORDS = [
@@ -66,20 +64,6 @@ def prompt_of(tokens: int, number: int) -> str:
 
 
 @dataclass
-class StreamResult:
-    """One streamed answer as its client saw it; times in seconds."""
-
-    ttft: float
-    tokens: int
-    gaps: list[float]
-
-    @property
-    def rate(self) -> float:
-        """(tokens - 1) / (last - first content event)."""
-        return (self.tokens - 1) / sum(self.gaps) if self.gaps and sum(self.gaps) else 0.0
-
-
-@dataclass
 class Cell:
     """One measured combination."""
 
@@ -102,48 +86,26 @@ def percentile(values: list[float], share: float) -> float:
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
 
 
-async def stream_once(client: httpx.AsyncClient, url: str, prompt: str, tokens: int) -> StreamResult:
-    body = {
-        "model": MODEL,
-        "messages": [{"role": "user", "content": prompt}],
-        "stream": True,
-        "temperature": 0,
-        "max_completion_tokens": tokens,
-        "ignore_eos": True,
-        "stream_options": {"include_usage": True},
-    }
-    started = time.perf_counter()
-    times: list[float] = []
-    usage = 0
-    async with client.stream("POST", f"{url}/v1/chat/completions", json=body) as answer:
-        if answer.status_code != 200:
-            raise RuntimeError(f"{answer.status_code}: {(await answer.aread())[:300]!r}")
-        async for line in answer.aiter_lines():
-            if not line.startswith("data: ") or line == "data: [DONE]":
-                continue
-            event = json.loads(line[6:])
-            if "error" in event:
-                raise RuntimeError(str(event["error"]))
-            usage = (event.get("usage") or {}).get("completion_tokens", usage)
-            if event["choices"] and event["choices"][0]["delta"].get("content"):
-                times.append(time.perf_counter())
-    if not times:
-        raise RuntimeError("an answer without content")
-    gaps = [later - earlier for earlier, later in pairwise(times)]
-    # Language Pipes sends no usage, and one event a token.
-    return StreamResult(times[0] - started, usage or len(times), gaps)
-
-
 async def drive(
     url: str, streams: int, prompt_tokens: int, tokens: int, salt: int
 ) -> tuple[list[StreamResult], float]:
     """Run ``streams`` answers at once; return them and the tokens a second of all together."""
-    limits = httpx.Limits(max_connections=streams + 1)
+
+    def body(number: int) -> dict[str, Any]:
+        return {
+            "model": MODEL,
+            "messages": [{"role": "user", "content": prompt_of(prompt_tokens, salt * 1000 + number)}],
+            "stream": True,
+            "temperature": 0,
+            "max_completion_tokens": tokens,
+            "ignore_eos": True,
+            "stream_options": {"include_usage": True},
+        }
+
     # A limit of its own for the round: keepalives of a rival that lost a node would hold the client for ever.
-    async with asyncio.timeout(ROUND_SECONDS), httpx.AsyncClient(timeout=600, limits=limits) as client:
+    async with asyncio.timeout(ROUND_SECONDS):
         started = time.perf_counter()
-        prompts = [prompt_of(prompt_tokens, salt * 1000 + number) for number in range(streams)]
-        results = await asyncio.gather(*(stream_once(client, url, prompt, tokens) for prompt in prompts))
+        results = await asyncio.gather(*(stream(url, body(number)) for number in range(streams)))
         wall = time.perf_counter() - started
     first = min(result.ttft for result in results)
     return list(results), sum(result.tokens - 1 for result in results) / max(wall - first, 1e-9)
@@ -173,6 +135,13 @@ def measure(url: str, nodes: int, args: argparse.Namespace) -> list[Cell]:
                 flush=True,
             )
     return cells
+
+
+def settings_file(drafts: int) -> Path:
+    """Return a file that sets how many tokens are guessed ahead."""
+    path = Path(tempfile.mkdtemp()) / "swarm.toml"
+    path.write_text(f"[session]\ndraft_tokens = {drafts}\n")
+    return path
 
 
 def spread(values: list[float]) -> str:
@@ -292,7 +261,7 @@ def measure_peer(wanted: Wanted, name: str, args: argparse.Namespace) -> dict[st
             memory = [memory_of(pid) for pid in peer.pids]
         if not all(rate for cell in cells for rate in cell.total_rate):
             raise PeerError("its answers are too short to time")
-    except (PeerError, RuntimeError, TimeoutError, httpx.HTTPError) as exc:
+    except (PeerError, RuntimeError, TimeoutError, OSError) as exc:
         print(f"{name}, {wanted.nodes} node(s): {exc!r}", file=sys.stderr, flush=True)
         return {"name": name, "nodes": wanted.nodes, "error": repr(exc)}
     return {
@@ -370,8 +339,7 @@ def main() -> int:
         "bytes_per_token": {},
         "peers": [],
     }
-    settings = Path(tempfile.mkdtemp()) / "swarm.toml"
-    settings.write_text(f"[session]\ndraft_tokens = {args.drafts}\n")
+    settings = settings_file(args.drafts)
     cells: dict[tuple[int, int, int], Cell] = {}
     prefill: list[float] = []
     for nodes in args.nodes:

@@ -57,6 +57,7 @@ class NodeProcess:
     environment: dict[str, str]
     reached_by: int
     """The port other nodes use: this node's own, or a proxy's."""
+    program: Sequence[str] = (sys.executable, "-m", "swarm")
     process: subprocess.Popen[bytes] | None = None
     started_at: float = 0.0
 
@@ -79,7 +80,7 @@ class NodeProcess:
         self.started_at = time.monotonic()
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "swarm", "join", *self.arguments],
+                [*self.program, "join", *self.arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
@@ -152,6 +153,7 @@ class SwarmProcesses:
     nodes: list[NodeProcess] = field(default_factory=list)
     slow_links: SlowLinks | None = None
     """Others reach every node through a proxy of these, if given."""
+    program: Sequence[str] = (sys.executable, "-m", "swarm")
 
     def add(
         self,
@@ -188,7 +190,7 @@ class SwarmProcesses:
             arguments += ["--bootstrap", f"127.0.0.1:{other.reached_by}"]
         environment = {"SWARM_KEY": self.key, "OMP_NUM_THREADS": str(self.threads)}
         node = NodeProcess(
-            f"node{index}", folder, arguments + list(extra), listen, door, environment, reached_by
+            f"node{index}", folder, arguments + list(extra), listen, door, environment, reached_by, self.program
         )
         self.nodes.append(node)
         if start:
