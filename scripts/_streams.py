@@ -12,7 +12,7 @@ import json
 import time
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 
@@ -43,13 +43,12 @@ class _Recorder(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.started = time.perf_counter()
-        assert isinstance(transport, asyncio.Transport)  # noqa: S101 (narrows the type)
-        transport.write(self._request)
+        cast(asyncio.Transport, transport).write(self._request)
 
     def data_received(self, data: bytes) -> None:
         self.reads.append((time.perf_counter(), data))
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 (asyncio's signature)
         if not self.done.done():
             self.done.set_result(None)
 

@@ -64,14 +64,19 @@ def main() -> None:
                 results, rate = asyncio.run(drive(url, streams, 40, options.tokens, 7 + streams))
                 seconds = time.perf_counter() - began
                 tokens = sum(result.tokens for result in results)
-                print(f"{nodes} node(s), {streams} stream(s): {rate:.1f} tok/s, {1e3 * seconds / tokens:.2f} ms a token")
+                print(
+                    f"{nodes} node(s), {streams} stream(s): {rate:.1f} tok/s, {1e3 * seconds / tokens:.2f} ms a token"
+                )
                 for name, pid in pids.items():
                     for thread, (spent, switches) in usage_of(pid).items():
                         old = before[name].get(thread, (0.0, 0))
                         share = 1e3 * (spent - old[0]) / tokens
                         sleeps = (switches - old[1]) / tokens
                         if share >= 0.01 or sleeps >= 0.1:
-                            print(f"  {name:8} {thread:18} {share:6.2f} ms, {sleeps:5.2f} sleeps a token", flush=True)
+                            print(
+                                f"  {name:8} {thread:18} {share:6.2f} ms, {sleeps:5.2f} sleeps a token",
+                                flush=True,
+                            )
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import argparse
 import asyncio
 import atexit
 import functools
+import itertools
 import json
 import os
 import statistics
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -85,7 +85,7 @@ def noting(noted: list[Point], function: Callable[..., Any], name: str, *, ends:
 def steady(notes: list[Point], tokens: int) -> list[list[Point]]:
     """Cut the notes into one list a token and return those of the most frequent sequence of points."""
     starts = [index for index, (_, name) in enumerate(notes) if name == CYCLE_START]
-    cycles = [notes[a : b + 1] for a, b in zip(starts, starts[1:], strict=False)][-tokens:]
+    cycles = [notes[a : b + 1] for a, b in itertools.pairwise(starts)][-tokens:]
     names = [tuple(name for _, name in cycle) for cycle in cycles]
     usual = statistics.mode(names)
     return [cycle for cycle, its in zip(cycles, names, strict=True) if its == usual]
@@ -105,7 +105,9 @@ def main() -> None:
         program = (sys.executable, str(Path(__file__).resolve()))
         doors = [True, *[False] * (options.nodes - 1)]
         extra = ["--config", str(settings_file(drafts=0))]
-        with swarm_of(SPLITS[options.nodes], doors=doors, dtype=options.dtype, extra=extra, program=program) as swarm:
+        with swarm_of(
+            SPLITS[options.nodes], doors=doors, dtype=options.dtype, extra=extra, program=program
+        ) as swarm:
             asyncio.run(drive(swarm.nodes[0].url, 1, 40, 16, 99))
             asyncio.run(drive(swarm.nodes[0].url, 1, 40, options.tokens, 7))
             names = {node.pid: node.name for node in swarm.nodes}
@@ -116,7 +118,9 @@ def main() -> None:
         )
     cycles = steady(notes, options.tokens)
     whole = statistics.median(cycle[-1][0] - cycle[0][0] for cycle in cycles)
-    print(f"{options.nodes} node(s): {1e3 * whole:.2f} ms a token, median of {len(cycles)} tokens of one sequence")
+    print(
+        f"{options.nodes} node(s): {1e3 * whole:.2f} ms a token, median of {len(cycles)} tokens of one sequence"
+    )
     for index, (_, name) in enumerate(cycles[0]):
         since = statistics.median(cycle[index][0] - cycle[max(index - 1, 0)][0] for cycle in cycles)
         at = statistics.median(cycle[index][0] - cycle[0][0] for cycle in cycles)

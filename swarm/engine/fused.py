@@ -28,22 +28,23 @@ class FusedLayer(nn.Module):
         super().__init__()
         attention = layer.self_attn
         mlp = layer.mlp
-        self._index = index
-        self._dim: int = attention.head_dim
-        self._key_heads = attention.k_proj.weight.shape[0] // self._dim
-        self._heads = attention.q_proj.weight.shape[0] // self._dim
-        self._scores = Scores(attention.scaling)
-        self._rotates: bool = bool(getattr(attention, "use_rope", True))
-        self._norm_in = norm(layer.input_layernorm)
-        self._norm_mid = norm(layer.post_attention_layernorm)
-        self._norm_heads = (
+        self.index = index
+        self.dim: int = attention.head_dim
+        self.key_heads = attention.k_proj.weight.shape[0] // self.dim
+        self.heads = attention.q_proj.weight.shape[0] // self.dim
+        self.scores = Scores(attention.scaling)
+        self.rotates: bool = bool(getattr(attention, "use_rope", True))
+        self.norm_in = norm(layer.input_layernorm)
+        self.norm_mid = norm(layer.post_attention_layernorm)
+        self.norm_heads = (
             (norm(attention.q_norm), norm(attention.k_norm)) if hasattr(attention, "q_norm") else None
         )
-        self._qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj], make)
-        self._out = joined([attention.o_proj], make)
-        self._gate_up = joined([mlp.gate_proj, mlp.up_proj], make)
-        self._down = joined([mlp.down_proj], make)
-        self._activation: Kernel = functional.silu if isinstance(mlp.act_fn, nn.SiLU) else mlp.act_fn
+        self.qkv = joined([attention.q_proj, attention.k_proj, attention.v_proj], make)
+        self.out = joined([attention.o_proj], make)
+        self.gate_up = joined([mlp.gate_proj, mlp.up_proj], make)
+        self.down = joined([mlp.down_proj], make)
+        self.inner: int = mlp.gate_proj.weight.shape[0]
+        self.activation: Kernel = functional.silu if _is_silu(mlp.act_fn) else mlp.act_fn
 
     def forward(
         self,
@@ -54,28 +55,33 @@ class FusedLayer(nn.Module):
         **_: Any,
     ) -> torch.Tensor:
         """Return the layer's output for packed rows [1, rows, hidden]."""
-        hidden = self._attend(self._norm_in(hidden), batch, position_embeddings).add_(hidden)
-        gate, up = self._gate_up(self._norm_mid(hidden)).chunk(2, -1)
-        return self._down(self._activation(gate).mul_(up)).add_(hidden)
+        hidden = self._attend(self.norm_in(hidden), batch, position_embeddings).add_(hidden)
+        gate, up = self.gate_up(self.norm_mid(hidden)).chunk(2, -1)
+        return self.down(self.activation(gate).mul_(up)).add_(hidden)
 
     def _attend(
         self, normed: torch.Tensor, batch: PackedBatch, rotary: tuple[torch.Tensor, torch.Tensor]
     ) -> torch.Tensor:
         rows = normed.shape[1]
-        heads = self._qkv(normed).view(1, rows, -1, self._dim)
-        turned = heads[:, :, : self._heads + self._key_heads]
-        query, key, value = torch.split(heads, [self._heads, self._key_heads, self._key_heads], 2)
-        if self._norm_heads is not None:
-            query, key = self._norm_heads[0](query), self._norm_heads[1](key)
+        heads = self.qkv(normed).view(1, rows, -1, self.dim)
+        turned = heads[:, :, : self.heads + self.key_heads]
+        query, key, value = torch.split(heads, [self.heads, self.key_heads, self.key_heads], 2)
+        if self.norm_heads is not None:
+            query, key = self.norm_heads[0](query), self.norm_heads[1](key)
             turned = torch.cat([query, key], 2)
-            query, key = torch.split(turned, [self._heads, self._key_heads], 2)
-        if self._rotates:
+            query, key = torch.split(turned, [self.heads, self.key_heads], 2)
+        if self.rotates:
             cos, sin = batch.rotation(rotary)
-            swapped = turned.roll(self._dim // 2, -1).mul_(sin)
+            swapped = turned.roll(self.dim // 2, -1).mul_(sin)
             turned.mul_(cos).add_(swapped)
         rows_of = (query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2))
-        mixed = attend_packed(batch, self._index, rows_of, self._scores)
-        return self._out(mixed.reshape(1, rows, -1))
+        mixed = attend_packed(batch, self.index, rows_of, self.scores)
+        return self.out(mixed.reshape(1, rows, -1))
+
+
+def _is_silu(activation: Any) -> bool:
+    probe = torch.linspace(-8, 8, _CHECK_TOKENS)
+    return torch.equal(activation(probe), functional.silu(probe))
 
 
 def accelerate(

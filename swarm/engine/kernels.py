@@ -71,13 +71,40 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None, second_copy: bool =
     if not second_copy or not half_copies_are_faster(weight.dtype):
         return many
     few = checked(_half_copy, by_torch, weight, bias)
-    if few is None:
-        return many
+    return many if few is None else ByRows(few, _FEW_ROWS, many)
 
-    def by_rows(x: torch.Tensor) -> torch.Tensor:
-        return few(x) if x.shape[-2] <= _FEW_ROWS else many(x)
 
-    return by_rows
+class InSingle:
+    """A kernel of float32 rows, called with and giving those of the model's dtype."""
+
+    def __init__(self, run: Kernel, dtype: torch.dtype) -> None:
+        self.run = run
+        self._dtype = dtype
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.run(x.float()).to(self._dtype)
+
+
+class ByRows:
+    """One kernel for products of up to ``limit`` rows and another for those of more."""
+
+    def __init__(self, few: Kernel, limit: int, many: Kernel) -> None:
+        self._few = few
+        self._limit = limit
+        self._many = many
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        return self.best_for(x.shape[-2])(x)
+
+    def best_for(self, rows: int) -> Kernel:
+        return self._few if rows <= self._limit else self._many
+
+
+def best_for(kernel: Kernel, rows: int) -> tuple[Kernel, bool]:
+    """Return what ``kernel`` does for that many rows, and whether it takes and gives float32 in any model."""
+    while isinstance(kernel, ByRows):
+        kernel = kernel.best_for(rows)
+    return (kernel.run, True) if isinstance(kernel, InSingle) else (kernel, False)
 
 
 def plain(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
@@ -129,10 +156,10 @@ def _half_copy(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
     run = torch.ops.quantized.linear_dynamic_fp16.default
 
     def product_in_single(x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = run(x.float(), copy)
-        return out.to(dtype)
+        out: torch.Tensor = run(x, copy)
+        return out
 
-    return product_in_single
+    return InSingle(product_in_single, dtype)
 
 
 def _fits_half(rows: torch.Tensor) -> bool:
@@ -199,23 +226,30 @@ def norm(module: nn.Module) -> Kernel:
     eps = getattr(module, "variance_epsilon", getattr(module, "eps", None))
     if weight is None or weight.dim() != 1 or not isinstance(eps, float):
         return module
-    shape = tuple(weight.shape)
-    scale = weight.detach().clone()
-
-    def whole(x: torch.Tensor) -> torch.Tensor:
-        return functional.rms_norm(x, shape, scale, eps)
-
-    def scaled_after(x: torch.Tensor) -> torch.Tensor:
-        # Most families round to their dtype before they scale; in float32 there is no difference.
-        return functional.rms_norm(x, shape, None, eps).mul_(scale)
-
-    probe = torch.linspace(-3, 3, _CHECK_ROWS * shape[0], device=scale.device).exp().sin().mul(2.5)
-    probe = probe.view(_CHECK_ROWS, -1).to(scale.dtype)
+    probe = torch.linspace(-3, 3, _CHECK_ROWS * weight.shape[0], device=weight.device).exp().sin().mul(2.5)
+    probe = probe.view(_CHECK_ROWS, -1).to(weight.dtype)
     wanted = module(probe)
-    for kernel in (whole, scaled_after):
+    for scaled_after in (False, True):
+        kernel = RmsNorm(weight.detach().clone(), eps, scaled_after=scaled_after)
         if torch.equal(kernel(probe), wanted):
             return kernel
     return module
+
+
+class RmsNorm:
+    """x / rms(x) * scale, over the last dimension."""
+
+    def __init__(self, scale: torch.Tensor, eps: float, *, scaled_after: bool) -> None:
+        """Most families round to their dtype before they scale: ``scaled_after``. In float32 that is all the same."""
+        self.scale = scale
+        self.eps = eps
+        self._shape = tuple(scale.shape)
+        self._scaled_after = scaled_after
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        if self._scaled_after:
+            return functional.rms_norm(x, self._shape, None, self.eps).mul_(self.scale)
+        return functional.rms_norm(x, self._shape, self.scale, self.eps)
 
 
 class FastModule(nn.Module):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 
@@ -59,6 +59,15 @@ class KVLayout:
         """Bytes that a sequence of at most ``tokens`` needs."""
         kept = sum(layer.stored * capacity(layer.window, tokens) for layer in self.layers)
         return kept * self.itemsize + self.state_bytes
+
+    @property
+    def slabs(self) -> list[tuple[LayerKV, list[int]]]:
+        """Layers of one kind share a slab: each kind and its layers, in order."""
+        kinds: dict[LayerKV, list[int]] = {}
+        for index, kind in enumerate(self.layers):
+            if kind.stored:
+                kinds.setdefault(kind, []).append(index)
+        return list(kinds.items())
 
     def part(self, first: int, count: int) -> KVLayout:
         """Return the layout of some of the layers; of those whose source is left out, the first stores."""
@@ -197,6 +206,17 @@ class _Slab:
         self.data[:, :, :, : length - kept_from] = kept
         self.base = kept_from
 
+    def places(self, start: int, end: int) -> list[tuple[int, int, int, int, int, int]]:
+        """Return (address of the slab, numbers from layer to layer, from head to head, first slot to look at, own slot,
+        position) of each token.
+        """
+        step, head_step = self.data.stride(0), self.data.stride(2)
+        address, base = self.data.data_ptr(), self.base
+        return [
+            (address, step, head_step, self.read_from(position) - base, position - base, position)
+            for position in range(start, end)
+        ]
+
     def read_from(self, position: int) -> int:
         """Return the first position that a query at ``position`` may look at."""
         return 0 if self.kind.window is None else max(0, position + 1 - self.kind.window)
@@ -219,15 +239,11 @@ class SequenceKV:
     def __init__(self, layout: KVLayout, tokens: int, dtype: torch.dtype, device: str) -> None:
         self.length = 0
         self.tokens = tokens
-        kinds: dict[LayerKV, list[int]] = {}
-        for index, kind in enumerate(layout.layers):
-            if kind.stored:
-                kinds.setdefault(kind, []).append(index)
         self._sources = [kind.source for kind in layout.layers]
         self._states = [LayerState() if kind.state_bytes else None for kind in layout.layers]
         nothing = torch.empty(1, 0, 0, 0, dtype=dtype, device=device)
         self._without_keys = [LayerViews(nothing, nothing, nothing, nothing, None, s) for s in self._states]
-        self._slabs = [_Slab(kind, layers, tokens, dtype, device) for kind, layers in kinds.items()]
+        self._slabs = [_Slab(kind, layers, tokens, dtype, device) for kind, layers in layout.slabs]
 
     def grow(self, tokens: int) -> None:
         """Make room for ``tokens`` in all."""
@@ -268,12 +284,18 @@ class SequenceKV:
             own.data[:, :, :, :length] = theirs.data[:, :, :, :length]
         self.length = length
 
-    def append_views(self, count: int) -> list[LayerViews]:
-        """Return each layer's views for ``count`` tokens behind the current length, and count them as held."""
+    def append_views(self, count: int) -> Appended:
+        """Count ``count`` tokens behind the current length as held; return where they go and what they read."""
         start, end = self.length, self.length + count
-        views = list(self._without_keys)
         for slab in self._slabs:
             slab.make_room(start, count)
+        self.length = end
+        return Appended(self, start, end)
+
+    def views_of(self, start: int, end: int) -> list[LayerViews]:
+        """Return each layer's views for the tokens from ``start`` to ``end``, the newest ones held."""
+        views = list(self._without_keys)
+        for slab in self._slabs:
             written = slab.data[:, :, :, start - slab.base : end - slab.base].unbind(0)
             read = slab.data[:, :, :, slab.read_from(start) - slab.base : end - slab.base].unbind(0)
             for index, layer in enumerate(slab.layers):
@@ -281,5 +303,35 @@ class SequenceKV:
                 views[layer] = LayerViews(
                     written[k], written[v], read[k], read[v], slab.kind.window, self._states[layer]
                 )
-        self.length = end
         return [views[index if source is None else source] for index, source in enumerate(self._sources)]
+
+    def places_of(self, start: int, end: int) -> list[list[tuple[int, int, int, int, int, int]]]:
+        """Return, for each slab, what ``compiled.attend`` must know of each of those tokens."""
+        return [slab.places(start, end) for slab in self._slabs]
+
+
+class Appended(Sequence[LayerViews]):
+    """Tokens just appended to a sequence: each layer's views of them, made when one is asked for."""
+
+    __slots__ = ("_end", "_kv", "_start", "_views")
+
+    def __init__(self, kv: SequenceKV, start: int, end: int) -> None:
+        self._kv = kv
+        self._start = start
+        self._end = end
+        self._views: list[LayerViews] | None = None
+
+    @property
+    def places(self) -> list[list[tuple[int, int, int, int, int, int]]]:
+        return self._kv.places_of(self._start, self._end)
+
+    def __len__(self) -> int:
+        return len(self._all())
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._all()[index]
+
+    def _all(self) -> list[LayerViews]:
+        if self._views is None:
+            self._views = self._kv.views_of(self._start, self._end)
+        return self._views

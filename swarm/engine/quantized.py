@@ -16,7 +16,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from swarm.engine.kernels import Kernel, Maker, checked, plain, product
+from swarm.engine.kernels import ByRows, Kernel, Maker, checked, plain, product
 from swarm.errors import EngineError
 
 Quantize = Literal["none", "int8", "int4"]
@@ -181,16 +181,9 @@ def _quantized(weight: torch.Tensor, bias: torch.Tensor | None, *, bits: int, se
     if few is None:
         return _unpacking(codes, bias)
     if second_copy and unpacked is not None:
-        return _by_rows(few, product(unpacked, bias), _FEW_ROWS[f"int{bits}"])
+        return ByRows(few, _FEW_ROWS[f"int{bits}"], product(unpacked, bias))
     # Unpacking 4 bits would need the codes in a second order: that memory is what they are meant to save.
-    return few if bits == 4 else _by_rows(few, _unpacking(codes, bias), _UNPACK_ROWS - 1)
-
-
-def _by_rows(few: Kernel, many: Kernel, limit: int) -> Kernel:
-    def product_by_rows(x: torch.Tensor) -> torch.Tensor:
-        return few(x) if x.shape[-2] <= limit else many(x)
-
-    return product_by_rows
+    return few if bits == 4 else ByRows(few, _UNPACK_ROWS - 1, _unpacking(codes, bias))
 
 
 def _has_native(weight: torch.Tensor) -> bool:

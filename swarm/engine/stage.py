@@ -15,6 +15,7 @@ import torch
 from transformers import AttentionInterface, PreTrainedModel
 
 from swarm.engine.attention import ATTENTION, PackedBatch, Segment
+from swarm.engine.decode import CompiledSpan, proved
 from swarm.engine.fused import accelerate
 from swarm.engine.kernels import replace_modules
 from swarm.engine.kv_pool import KVLayout, LayerKV, LayerViews, SequenceKV
@@ -75,6 +76,9 @@ class Stage:
             accelerate(base.layers, base.rotary_emb, self.layout, self.hidden_size, make)
         for parameter in base.parameters():
             parameter.data = parameter.data.clone()  # the file's pages go when nothing refers to them
+        self._compiled: CompiledSpan | None = None
+        if self._carried.plain and not self._has_states:
+            self._compiled = proved(base, self.layout, self.hidden_size, dtype, device)
 
     @property
     def shares_prefixes(self) -> bool:
@@ -93,6 +97,10 @@ class Stage:
 
     def forward(self, part: LayerSpan, hidden: torch.Tensor, segments: Sequence[Segment]) -> torch.Tensor:
         """Run packed rows [rows, width_into(part)] through layers ``part``; segments name each row's sequence."""
+        if self._compiled is not None and self._compiled.takes(segments):
+            return self._compiled.forward(
+                hidden, segments, part.start - self.span.start, self.layout_of(part)
+            )
         model = self._parts.get(part)
         if model is None:
             model = self._parts[part] = sub_span(self._base, self.span, part)

@@ -190,7 +190,14 @@ class SwarmProcesses:
             arguments += ["--bootstrap", f"127.0.0.1:{other.reached_by}"]
         environment = {"SWARM_KEY": self.key, "OMP_NUM_THREADS": str(self.threads)}
         node = NodeProcess(
-            f"node{index}", folder, arguments + list(extra), listen, door, environment, reached_by, self.program
+            f"node{index}",
+            folder,
+            arguments + list(extra),
+            listen,
+            door,
+            environment,
+            reached_by,
+            self.program,
         )
         self.nodes.append(node)
         if start:
