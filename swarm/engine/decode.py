@@ -237,6 +237,8 @@ def proved(
     layers = list(base.layers)
     if compiled is None or device != "cpu" or dtype not in _EMPTY or not all(map(_is_plain, layers)):
         return None
+    if not all(kind.stored for kind in layout.layers):
+        return None
     if len({(layer.heads, layer.key_heads, layer.dim, layer.inner) for layer in layers}) > 1:
         return None
     try:
