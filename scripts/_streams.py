@@ -63,7 +63,7 @@ async def stream(url: str, body: dict[str, Any]) -> StreamResult:
     )
     loop = asyncio.get_running_loop()
     transport, recorder = await loop.create_connection(
-        lambda: _Recorder(head.encode() + data), where.hostname, where.port
+        lambda: _Recorder(head.encode() + data), where.hostname or "", where.port or 80
     )
     try:
         await recorder.done
