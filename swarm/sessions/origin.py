@@ -17,6 +17,7 @@ from swarm.protocol.messages import Busy, Filled, HopTime, Opened, Output, Refus
 from swarm.sessions.drafts import Drafter
 from swarm.sessions.effects import (
     ChosenPath,
+    Edge,
     Effect,
     Embed,
     Emit,
@@ -29,6 +30,7 @@ from swarm.sessions.effects import (
 )
 from swarm.sessions.leases import OpenHops
 from swarm.sessions.leg import Leg
+from swarm.sessions.mover import Mover
 from swarm.sessions.prefix import PrefixNames
 from swarm.sessions.request import Request
 from swarm.sessions.scoring import PromptScoring
@@ -79,6 +81,8 @@ class OriginSession:
         self._ready = False
         self._search = PathSearch()
         self._leg: Leg | None = None
+        self._last_epoch = 0
+        self._mover = Mover()
         self._hops = OpenHops(request.origin, request.session)
         self._retry_at = 0.0
         self._orphaned_at: float | None = None
@@ -120,14 +124,20 @@ class OriginSession:
         """Nodes that may hold KV of this answer."""
         return self._hops.nodes
 
+    @property
+    def moves(self) -> int:
+        """How often hops were left that still worked."""
+        return self._mover.moves
+
     def wakeup(self) -> float | None:
         """Return when ``tick`` is due, or None when the session has ended."""
         if self._state is State.ENDED:
             return None
-        due = self._retry_at if self._state is State.WAITING else None
-        if self._leg is not None:
-            due = self._leg.deadline()
-        return self.request.deadline if due is None else min(due, self.request.deadline)
+        times = [self.request.deadline]
+        if self._state is State.WAITING:
+            times.append(self._retry_at)
+        legs = [leg.deadline() for leg in (self._leg, self._mover.leg) if leg is not None]
+        return min(*times, *(time for time in legs if time is not None), self.request.deadline)
 
     # --- path and admission ---
 
@@ -138,26 +148,33 @@ class OriginSession:
 
     def _open(self, path: ChosenPath, now: float, patience: float) -> None:
         """Take a path: hops that hold KV keep what they have, those that are on it no more are released."""
-        self.epoch += 1
-        self._state = State.OPENING
+        self._mover.dissolve()
         self._embedding = False
         if not self._sampling:
             self._drafts = ()
         self._effects.extend(self._hops.release_all_but(path.hops, self._blocks()))
-        self.last_path = path
-        self._leg = leg = Leg(
+        leg = self._new_leg(path)
+        self._ask_to_open(leg, range(len(path.hops)), now, patience)
+        self._take(leg)
+
+    def _new_leg(self, path: ChosenPath) -> Leg:
+        self._last_epoch += 1
+        return Leg(
             self.request,
             path,
-            self.epoch,
+            self._last_epoch,
             settings=self._settings,
             engine=self._engine,
             effects=self._effects,
             tokens=self._tokens,
         )
-        self._hops.opening(path.hops, self.epoch)
+
+    def _ask_to_open(self, leg: Leg, places: Iterable[int], now: float, patience: float) -> None:
+        places = tuple(places)
+        self._hops.opening(leg.path.hops, leg.epoch, places)
         remaining = self.request.limit - len(self.accepted)
         leg.open(
-            range(len(path.hops)),
+            places,
             keep=self._total - 1 if self._keeps else 0,
             kv_tokens=self._total + min(max(remaining, 0), self._settings.reserve_tokens),
             left_seconds=self.request.deadline - now,
@@ -165,9 +182,20 @@ class OriginSession:
             until=now + patience,
         )
 
+    def _take(self, leg: Leg) -> None:
+        self._leg = leg
+        self.epoch = leg.epoch
+        self.last_path = leg.path
+        self._state = State.OPENING
+
     def path_missing(self, error: SwarmError, now: float) -> None:
         """No path avoids what failed: wait for room or for a node, or give up where neither may come."""
         if self._state is not State.FINDING:
+            return
+        if self._mover.leaving:
+            # Better a hop that will leave than none.
+            self._mover.stay()
+            self._wish()
             return
         avoided = self._search.missing(error)
         if not (avoided or self._ready or self._search.waits_for_room):
@@ -193,6 +221,8 @@ class OriginSession:
 
     def opened(self, sender: NodeId, message: Opened, now: float) -> None:
         leg = self._leg
+        if self._mover.opened(sender, message, self._total, now):
+            return
         if leg is None or self._state is not State.OPENING or not leg.opened(sender, message):
             self._drop("opened")
         elif not leg.unopened:
@@ -200,6 +230,7 @@ class OriginSession:
 
     def _fill_hops(self, leg: Leg, now: float) -> None:
         """Every hop is open: those that lack KV get it."""
+        self._effects.extend(self._hops.release_all_but(leg.path.hops, self._blocks()))
         if not self._ready:
             self._ready = True
             self.cached_tokens = min(*leg.hits.values(), self._total - 1)
@@ -225,6 +256,8 @@ class OriginSession:
     def filled(self, sender: NodeId, message: Filled, now: float) -> None:
         """A hop has taken in what it lacked, up to a position."""
         leg = self._leg
+        if self._mover.filled(sender, message, self._total, now):
+            return
         if leg is None or self._state is not State.FILLING or not leg.filled(sender, message, now):
             self._drop("filled")
         else:
@@ -232,6 +265,8 @@ class OriginSession:
 
     def refused(self, sender: NodeId, message: Refused, now: float) -> None:
         leg = self._leg
+        if self._refused_move(sender, message, now):
+            return
         if (
             leg is None
             or message.epoch != leg.epoch
@@ -244,9 +279,7 @@ class OriginSession:
             self._search.gap()
             self._open(leg.path, now, self._settings.open_seconds)
         elif message.code == "unreachable" and message.next is not None:
-            edge = (sender, message.next)
-            self._search.avoid_edge(edge)
-            self._effects.append(Shun(edge=edge))
+            self._shun((sender, message.next))
             self._recover(_refusal_error(sender, message), now, lost=(message.next,))
         elif message.code == "full":
             self._search.avoid(sender)
@@ -255,14 +288,91 @@ class OriginSession:
             self._search.avoid(sender)
             self._recover(_refusal_error(sender, message), now, lost=(sender,))
 
+    def _shun(self, edge: Edge) -> None:
+        self._search.avoid_edge(edge)
+        self._effects.append(Shun(edge=edge))
+
+    # --- leaving hops that still work ---
+
+    def leave(self, node: NodeId, now: float, *, one_span: bool = False) -> None:
+        """A node asks that its hops be left: all of them, now and later, or the one that there is now."""
+        if not one_span:
+            self._mover.leave_node(node)
+        elif self._leg is not None:
+            for hop in self._leg.path.hops:
+                if hop.node == node:
+                    self._mover.leave_hop(hop)
+        if self._state is State.RUNNING and self._leg is not None:
+            self._try_to_move(self._leg, now)
+
+    def _try_to_move(self, leg: Leg, now: float) -> None:
+        if self._mover.due(leg, now) and self._keeps:
+            self._effects.append(self._mover.wish(leg, now, self._last_epoch))
+
+    def move_found(self, path: ChosenPath, now: float) -> None:
+        old = self._leg
+        if self._state is not State.RUNNING or old is None or self._mover.leg is not None:
+            return
+        leg = self._new_leg(path)
+        self._mover.begin(leg, old)
+        if path.dtype != old.path.dtype or not self._mover.new:
+            # Hidden states of another dtype can't be replayed, and the same hops can't be opened beside themselves.
+            self._mover.break_first()
+            return
+        self._ask_to_open(leg, sorted(self._mover.new), now, self._settings.open_seconds)
+
+    def move_missing(self) -> None:
+        self._mover.nowhere()
+
+    def _refused_move(self, sender: NodeId, message: Refused, now: float) -> bool:
+        """Take a refusal that concerns the move only; return whether it did."""
+        move, old = self._mover.leg, self._leg
+        if move is None or old is None:
+            return False
+        if message.epoch == move.epoch:
+            if message.code == "full" and sender in old.nodes:
+                self._mover.break_first()  # the room is what the hop to be left holds
+            else:
+                self._abandon_move(now, (sender,))
+            return True
+        if message.epoch != old.epoch or self._state is not State.RUNNING:
+            return False
+        if message.code == "log_gap":
+            self._mover.break_first()
+            return True
+        if message.code == "unreachable" and message.next in self._mover.new_nodes() - old.nodes:
+            self._shun((sender, message.next))
+            self._abandon_move(now, (message.next,))
+            return True
+        return False
+
+    def _abandon_move(self, now: float, nodes: Iterable[NodeId]) -> None:
+        self._mover.failed(nodes, now)
+        if self._leg is not None:
+            self._effects.extend(self._hops.release_all_but(self._leg.path.hops, self._blocks()))
+
+    def _switch(self, now: float) -> None:
+        """At a token boundary, with nothing under way: go on over the other leg."""
+        breaks, kept = self._mover.breaks, self._mover.kept
+        leg = self._mover.take()
+        if breaks:
+            self._open(leg.path, now, self._settings.open_seconds)
+            return
+        self._take(leg)
+        self._ask_to_open(leg, kept, now, self._settings.open_seconds)
+        if not leg.unopened:
+            self._fill_hops(leg, now)
+
     # --- steps ---
 
     def embedded(self, epoch: int, hidden: bytes, now: float) -> None:
         """The next chunk's embeddings are here."""
-        leg = self._leg
-        if leg is None or epoch != leg.epoch:
+        leg, move = self._leg, self._mover.leg
+        if move is not None and epoch == move.epoch:
+            move.embedded(hidden, now)
+        elif leg is None or epoch != leg.epoch:
             return
-        if self._state is State.FILLING:
+        elif self._state is State.FILLING:
             leg.embedded(hidden, now)
         elif self._state is State.RUNNING:
             self._embedding = False
@@ -299,9 +409,9 @@ class OriginSession:
             self._fill()
 
     def busy(self, sender: NodeId, message: Busy, now: float) -> None:
-        leg = self._leg
-        if leg is not None and message.epoch == leg.epoch and sender in leg.nodes:
-            leg.moved(now)
+        for leg in (self._leg, self._mover.leg):
+            if leg is not None and message.epoch == leg.epoch and sender in leg.nodes:
+                leg.moved(now)
 
     def sampled(
         self, tokens: Sequence[int], logprobs: Sequence[object], next_hidden: bytes, now: float
@@ -363,7 +473,10 @@ class OriginSession:
         if self._leg is not None and node in self._leg.nodes:
             self._search.avoid(node)
             self._recover(PeerError(node, "the link to it broke"), now, lost=(node,))
+        elif node in self._mover.new_nodes():
+            self._abandon_move(now, (node,))
         else:
+            self._search.avoid(node)
             self._effects.extend(self._hops.release((node,), self._blocks()))
 
     def tick(self, now: float) -> None:
@@ -380,6 +493,8 @@ class OriginSession:
             self._find(now)
         elif leg is not None and leg.late(now):
             self._late(leg, now)
+        elif self._mover.leg is not None and self._mover.leg.late(now):
+            self._abandon_move(now, self._mover.new_nodes() - {self.request.origin})
 
     def _late(self, leg: Leg, now: float) -> None:
         """Leave who did not open in time; after a late step ask first who still answers at all."""
@@ -446,7 +561,8 @@ class OriginSession:
             self._wish()
 
     def _wish(self) -> None:
-        self._effects.append(self._search.wish(self._hops.held))
+        held = tuple(hop for hop in self._hops.held if not self._mover.leaves(hop))
+        self._effects.append(self._search.wish(held))
 
     def _recovering(self, error: SwarmError) -> None:
         self._search.failed(error)
@@ -465,6 +581,7 @@ class OriginSession:
     def _leave(self, lost: Iterable[NodeId]) -> None:
         self._effects.extend(self._hops.release(lost, self._blocks()))
         self._leg = None
+        self._mover.dissolve()
         self._embedding = False
         if not self._sampling:
             self._drafts = ()
@@ -492,12 +609,19 @@ class OriginSession:
 
     def _next(self, next_hidden: bytes, now: float) -> None:
         """Send the last accepted token on, followed by drafts where those may pay."""
+        leg = self._leg
+        if leg is None:
+            return
+        if self._mover.active:
+            if self._mover.ready:
+                self._switch(now)
+                return
+            self._try_to_move(leg, now)
         self._position = self._total - 1
         busiest = max((time.batch_rows for time in self.times), default=1)
         room = self.request.limit - len(self.accepted) - 1
         self._drafts = self.drafter.propose(rows_of_others=busiest - self._own_rows, room=room)
-        leg = self._leg
-        if self._drafts and leg is not None:
+        if self._drafts:
             self._embedding = True
             self._effects.append(Embed(leg.epoch, (self.accepted[-1], *self._drafts), leg.path.dtype))
         else:

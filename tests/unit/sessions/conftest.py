@@ -127,7 +127,8 @@ class World:
         self.error: SwarmError | None = None
         self.ready = False
         self.violations: list[str] = []
-        self.boundary_lengths: list[set[int]] = []
+        self.emitted_at: list[float] = []
+        self.draining: set[NodeId] = set()
 
     # --- running ---
 
@@ -199,12 +200,7 @@ class World:
 
     def _carry_out(self, effect: object) -> None:
         if isinstance(effect, FindPath):
-            try:
-                path = self.find_path(effect)
-            except NoPathError as exc:
-                self.core.path_missing(exc, self.now)
-            else:
-                self.core.path_found(path, self.now)
+            self._find(effect)
         elif isinstance(effect, Send):
             node, message, payload = effect.node, effect.message, effect.payload
             self.send(ORIGIN, node, lambda: self.deliver(ORIGIN, node, message, payload))
@@ -227,6 +223,7 @@ class World:
             self.at(self.now + 0.001, lambda: self.core.scored(epoch, start, pairs))
         elif isinstance(effect, Emit):
             self.emitted.extend(effect.tokens)
+            self.emitted_at.extend([self.now] * len(effect.tokens))
         elif isinstance(effect, Ready):
             self.ready = True
         elif isinstance(effect, Finish):
@@ -234,13 +231,30 @@ class World:
         elif isinstance(effect, Fail):
             self.error = effect.error
 
+    def _find(self, wish: FindPath) -> None:
+        try:
+            path = self.find_path(wish)
+        except NoPathError as exc:
+            if wish.moving:
+                self.core.move_missing()
+            else:
+                self.core.path_missing(exc, self.now)
+            return
+        if wish.moving:
+            self.core.move_found(path, self.now)
+        else:
+            self.core.path_found(path, self.now)
+
     def find_path(self, wish: FindPath) -> ChosenPath:
         hops, layer = [], 0
         while layer < LAYERS:
             fitting = [
                 h
                 for h in self.hops.values()
-                if h.alive and layer in h.span and h.node not in wish.avoid_nodes
+                if h.alive
+                and layer in h.span
+                and h.node not in wish.avoid_nodes
+                and h.node not in self.draining
             ]
             if not fitting:
                 raise NoPathError(MODEL.name, [LayerSpan(layer, LAYERS)])
@@ -367,6 +381,11 @@ class World:
         hop.kv = {}
         if notice is not None:
             self.at(self.now + notice, lambda: self.core.link_down(hop.node, self.now))
+
+    def drain(self, name: str) -> None:
+        """Have a node's sessions leave it; it takes no new ones."""
+        self.draining.add(NodeId(name))
+        self.core.leave(NodeId(name), self.now)
 
     def start(self, name: str) -> None:
         hop = self.hops[NodeId(name)]

@@ -1,0 +1,179 @@
+"""Leaving hops that still work, without a pause: their replacements are filled while the answer goes on. Pure.
+
+A hop is left because its node drains, because its span goes away, or because it is slow. A second leg under the next
+epoch opens only the hops that are new; the hops before them, still at work under the old epoch, replay to them what
+they sent on. Once little is lacking the answer switches at a token boundary: the other hops are opened under the new
+epoch too, the last few tokens are filled, and the hops that were left are released.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from swarm.protocol.messages import Filled, Hop, Opened
+from swarm.sessions.effects import FindPath
+from swarm.sessions.fill import ORIGIN, Flow, HopState, plan
+from swarm.sessions.leg import Leg, Reach
+from swarm.types import NodeId
+
+RETRY_SECONDS = 1.0
+NEAR_TOKENS = 16
+"""A leg that lacks no more is switched to; the rest is filled in the pause."""
+MAX_ROUNDS = 8
+
+
+class Mover:
+    """Which hops an answer wants to leave, and the leg under way to that end."""
+
+    def __init__(self) -> None:
+        self.leg: Leg | None = None
+        self.new: frozenset[int] = frozenset()
+        self.moves = 0
+        self.ready = False
+        """At the next token boundary the answer switches to ``leg``."""
+        self.breaks = False
+        """It does so by opening all of it anew: its new hops could not be filled beside the old ones."""
+        self._nodes: set[NodeId] = set()
+        self._hops: set[Hop] = set()
+        self._avoid: set[NodeId] = set()
+        self._retry_at = 0.0
+        self._rounds = 0
+        self._reaches: dict[int, Reach] = {}
+
+    # --- what is to be left ---
+
+    def leave_node(self, node: NodeId) -> None:
+        """All of a node's hops, now and later: it leaves, or is slow."""
+        self._nodes.add(node)
+
+    def leave_hop(self, hop: Hop) -> None:
+        """One hop; its node may take the answer's layers by another span."""
+        self._hops.add(hop)
+
+    @property
+    def leaving(self) -> bool:
+        return bool(self._nodes or self._hops)
+
+    @property
+    def active(self) -> bool:
+        return self.leg is not None or self.leaving
+
+    def leaves(self, hop: Hop) -> bool:
+        return hop.node in self._nodes or hop in self._hops
+
+    def stay(self) -> None:
+        """There is nowhere to go: what was to be left is used as long as it works."""
+        self._nodes.clear()
+        self._hops.clear()
+
+    def due(self, leg: Leg, now: float) -> bool:
+        if self.leg is not None or not self.leaving or now < self._retry_at:
+            return False
+        return any(self.leaves(hop) for hop in leg.path.hops)
+
+    def wish(self, leg: Leg, now: float, attempt: int) -> FindPath:
+        """Ask for a path on which the other hops stay."""
+        self._retry_at = now + RETRY_SECONDS
+        held = tuple(hop for hop in leg.path.hops if not self.leaves(hop))
+        return FindPath(frozenset(self._nodes | self._avoid), frozenset(), attempt, held, moving=True)
+
+    # --- the second leg ---
+
+    def begin(self, leg: Leg, old: Leg) -> None:
+        """Take ``leg``, whose new hops are about to be opened."""
+        places = {hop: place for place, hop in enumerate(old.path.hops)}
+        kept = {place: places[hop] for place, hop in enumerate(leg.path.hops) if hop in places}
+        self.leg = leg
+        self.new = frozenset(range(len(leg.path.hops))) - kept.keys()
+        self.ready = self.breaks = False
+        self._rounds = 0
+        self._reaches = {place: Reach(old.epoch, before) for place, before in kept.items()}
+        for place, before in kept.items():
+            leg.states[place] = old.states[before]
+
+    def opened(self, sender: NodeId, message: Opened, total: int, now: float) -> bool:
+        """Take a new hop's answer; when it was the last, the filling begins."""
+        leg = self.leg
+        if leg is None or not leg.opened(sender, message):
+            return False
+        if not leg.unopened:
+            states = [
+                leg.states[place] if place in self.new else _at(leg.states[place], total - 1)
+                for place in range(len(leg.path.hops))
+            ]
+            found = plan(states, total - 1, fixed=frozenset(self._reaches))
+            if found is None or found.position < total - 1:
+                self.break_first()  # only hops that pause can be taken back to where they must begin
+            else:
+                leg.fill(found.flows, now, self._reaches)
+                self._go_on(leg, found.position, total, now)
+        return True
+
+    def filled(self, sender: NodeId, message: Filled, total: int, now: float) -> bool:
+        leg = self.leg
+        if leg is None or not leg.filled(sender, message, now):
+            return False
+        self._go_on(leg, message.position, total, now)
+        return True
+
+    def _go_on(self, leg: Leg, reached: int, total: int, now: float) -> None:
+        """Once filled, fetch what the answer has grown by meanwhile, until that is little."""
+        if not leg.filler.done or self.ready:
+            return
+        if total - 1 - reached <= NEAR_TOKENS or self._rounds >= MAX_ROUNDS:
+            self.ready = True
+            return
+        self._rounds += 1
+        leg.fill(_runs(self.new, reached, total - 1), now, self._reaches)
+
+    def break_first(self) -> None:
+        """Make before break is not possible: at the next token boundary the answer pauses and is refilled."""
+        self.ready = self.breaks = True
+
+    @property
+    def kept(self) -> tuple[int, ...]:
+        """The places of the leg whose hops are on the old one too."""
+        return tuple(sorted(self._reaches))
+
+    def take(self) -> Leg:
+        """Hand the leg over to the answer; it is not a move's any more."""
+        leg = self.leg
+        if leg is None:
+            raise RuntimeError("no leg to switch to")
+        self.dissolve()
+        self.moves += 1
+        return leg
+
+    def dissolve(self) -> None:
+        """Forget the leg; its hops are the answer's to use or to release."""
+        self.leg, self.ready = None, False
+
+    def failed(self, nodes: Iterable[NodeId], now: float) -> None:
+        """The leg came to nothing: try again elsewhere, a little later."""
+        self.dissolve()
+        self._avoid.update(nodes)
+        self._retry_at = now + RETRY_SECONDS
+
+    def nowhere(self) -> None:
+        """No path was found: what failed before may be tried again."""
+        self._avoid.clear()
+
+    def new_nodes(self) -> frozenset[NodeId]:
+        return frozenset(self.leg.path.hops[place].node for place in self.new) if self.leg else frozenset()
+
+
+def _at(state: HopState, length: int) -> HopState:
+    """A hop at work has all accepted tokens but the last, whatever it had when it was opened."""
+    return HopState(max(state.length, length), state.log_from, state.floor, state.layers)
+
+
+def _runs(places: frozenset[int], start: int, end: int) -> list[Flow]:
+    """Return a flow for each run of neighbours, from the hop before it."""
+    flows = []
+    for place in sorted(places):
+        if place - 1 not in places:
+            until = place + 1
+            while until in places:
+                until += 1
+            flows.append(Flow(place - 1 if place else ORIGIN, start, end, until))
+    return flows

@@ -1,0 +1,151 @@
+"""Hops that still work are left without a pause, and the text is what it would have been."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from swarm.types import LayerSpan, NodeId
+
+THREE = {"a": LayerSpan(0, 2), "b": LayerSpan(2, 4), "c": LayerSpan(4, 6)}
+TWICE = {**THREE, "a2": LayerSpan(0, 2), "b2": LayerSpan(2, 4), "c2": LayerSpan(4, 6)}
+PROMPT = tuple(range(300, 380))
+TOKENS = 60
+
+
+def used(run):
+    return {hop.node[0]: hop.node for hop in run.core.path.hops}
+
+
+def twin(name):
+    return name[0] if name.endswith("2") else name + "2"
+
+
+@pytest.mark.parametrize("place", ["a", "b", "c"])
+def test_a_draining_hop_is_left_at_a_token_boundary_and_nobody_else_computes_again(place, world, undisturbed):
+    run = world(4, TWICE)
+    run.ask(PROMPT, TOKENS)
+    first, held_by_the_left = {}, []
+
+    def drain():
+        first.update(used(run))
+        run.drain(first[place])
+
+    run.at(1.2, drain)
+    run.at(2.5, lambda: held_by_the_left.append(len(run.hops[NodeId(first[place])].sessions)))
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, TOKENS)
+    assert (run.core.moves, run.core.recoveries) == (1, 0)
+    assert run.core.last_path.hops["abc".index(place)].node == twin(first[place])
+    assert held_by_the_left == [0]
+    for letter, name in first.items():
+        assert run.hops[NodeId(name)].computed <= len(PROMPT) + TOKENS + 20, letter
+    assert run.violations == []
+
+
+def test_a_move_pauses_an_answer_for_less_than_a_recovery(world):
+    gaps = {}
+    for what in ("drain", "kill"):
+        run = world(4, TWICE)
+        run.ask(PROMPT, TOKENS)
+        run.at(1.2, lambda run=run, what=what: getattr(run, what)(used(run)["b"]))
+        run.run()
+        gaps[what] = max(after - before for before, after in pairwise(run.emitted_at))
+    assert gaps["drain"] < 0.7 * gaps["kill"]
+
+
+def test_an_answer_stays_where_it_is_while_there_is_nowhere_to_go(world, undisturbed):
+    run = world(4, THREE)
+    run.ask(PROMPT, TOKENS)
+    run.at(1.0, lambda: run.drain("b"))
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, TOKENS)
+    assert (run.core.moves, run.core.recoveries) == (0, 0)
+
+
+def test_it_moves_as_soon_as_somebody_else_can_take_over(world, undisturbed):
+    run = world(4, TWICE)
+    run.kill("b2")
+    run.ask(PROMPT, 100)
+    run.at(1.0, lambda: run.drain("b"))
+    run.at(1.5, lambda: run.start("b2"))
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, 100)
+    assert run.core.moves == 1
+
+
+def test_a_prefill_that_drains_goes_on_and_moves_at_its_first_token(world, undisturbed):
+    run = world(4, TWICE)
+    run.ask(PROMPT, TOKENS)
+    run.at(0.1, lambda: run.drain(used(run)["b"]))
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, TOKENS)
+    assert run.core.moves == 1
+    assert run.core.recoveries == 0
+
+
+def test_a_replacement_that_dies_while_it_is_filled_costs_nothing(world, undisturbed):
+    run = world(4, {**TWICE, "b3": LayerSpan(2, 4)})
+    run.ask(PROMPT, TOKENS)
+
+    def drain():
+        old = used(run)["b"]
+        run.drain(old)
+        run.at(run.now + 0.03, lambda: [run.kill(name) for name in ("b", "b2", "b3") if name != old][:1])
+
+    run.at(1.2, drain)
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, TOKENS)
+    assert run.core.recoveries == 0
+
+
+def test_the_hop_that_is_left_dies_before_its_replacement_is_filled(world, undisturbed):
+    run = world(4, TWICE)
+    run.ask(PROMPT, TOKENS)
+
+    def drain():
+        old = used(run)["b"]
+        run.drain(old)
+        run.at(run.now + 0.03, lambda: run.kill(old))
+
+    run.at(1.2, drain)
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, TOKENS)
+    for name in ("a", "a2", "c", "c2"):
+        assert run.hops[NodeId(name)].computed <= len(PROMPT) + TOKENS + 20
+
+
+@given(
+    seed=st.integers(0, 10_000),
+    events=st.lists(
+        st.tuples(
+            st.floats(0.05, 3.0), st.sampled_from(sorted(TWICE)), st.sampled_from(["drain", "kill", "start"])
+        ),
+        max_size=8,
+    ),
+    log_bytes=st.sampled_from([0, 12000, 1 << 28]),
+    vocabulary=st.sampled_from([2, 1 << 16]),
+)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+def test_moves_and_losses_in_any_order_change_no_token(
+    world, undisturbed, seed, events, log_bytes, vocabulary
+):
+    run = world(seed, TWICE, vocabulary=vocabulary)
+    for hop in run.hops.values():
+        hop.log_bytes = log_bytes
+        hop.start()
+    prompt = tuple(token % vocabulary for token in PROMPT[:37])
+    run.ask(prompt, TOKENS, deadline=60.0)
+    for when, name, what in events:
+        run.at(when, lambda n=name, w=what: getattr(run, w)(n))
+    run.run()
+    text = undisturbed(prompt, TOKENS, vocabulary)
+    assert run.emitted == text[: len(run.emitted)]
+    if run.error is None:
+        assert run.emitted == text
+    assert run.violations == []
+    run.settle()
+    assert run.sessions_open() == 0
