@@ -136,6 +136,18 @@ class OverloadedError(SwarmError):
         self.retry_after_seconds = retry_after_seconds
 
 
+class DrainingError(SwarmError):
+    """The node asked is leaving: it finishes what runs and takes nothing new."""
+
+    wire_code = "draining"
+    http_status = 503
+    api_code = "node_draining"
+    retry_after_seconds = 30
+
+    def __init__(self) -> None:
+        super().__init__("This node is leaving the swarm and takes no new requests. Ask another front door.")
+
+
 class DeadlineError(SwarmError):
     """The request's own deadline passed."""
 

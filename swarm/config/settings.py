@@ -222,6 +222,9 @@ class SessionSettings:
         "Memory for what this node sent on to next hops, kept to refill a hop that takes a lost one's place; the "
         "longest answer's gives way when it is used up, and is then refilled from its beginning.",
     )
+    drain_seconds: float = knob(
+        25.0, "How long a node that was told to stop lets answers end or move away; a second signal ends it."
+    )
     shun_seconds: float = knob(30.0, "How long a failed edge or node is avoided; doubles each time.")
 
 

@@ -71,6 +71,7 @@ class Engine:
         self._weights: dict[object, int] = {}
         self._sharing: set[StageKey] = set()
         self._retiring: set[StageKey] = set()
+        self._stage_of: dict[SequenceKey, StageKey] = {}
         self._highest: dict[SequenceKey, int] = {}
         self._loading = asyncio.Lock()
         self._crash: BaseException | None = None
@@ -133,6 +134,10 @@ class Engine:
     async def seconds_per_byte(self, dtype: str) -> float:
         """Return how long a product of one row takes for each byte of its weight, measured here and now."""
         return await self._call(lambda _: seconds_per_byte(torch_dtype(dtype), self._device))
+
+    def stage_of(self, key: SequenceKey) -> StageKey | None:
+        """Return the loaded span that an open sequence uses."""
+        return self._stage_of.get(key)
 
     async def unload_span(self, model: ModelId, span: LayerSpan) -> None:
         """Forget ``span``; steps of sequences that use it fail. The caller closes those sequences."""
@@ -201,6 +206,7 @@ class Engine:
         names = blocks if stage in self._sharing else ()
         opening = self._cache.open(key, (scope, stage, span), layout, kv_tokens, names)
         self._end(opening.evicted)
+        self._stage_of[key] = stage
         self._highest[key] = opening.hit_tokens
         source, tokens, hit = opening.source, opening.tokens, opening.hit_tokens
         if source is None:
@@ -238,6 +244,7 @@ class Engine:
         if key not in self._budget:
             return
         highest = self._highest.pop(key, 0)
+        self._stage_of.pop(key, None)
         kept = None
         if blocks and floor_of(self._layout_of(key), highest) == 0:
             kept, evicted = self._cache.keep(key, blocks)

@@ -68,7 +68,6 @@ class Dispatch:
             case Replay():
                 self.stage.on_replay(node, message)
             case Drain():
-                # The draining member's record says so too; routing reads it there.
-                return
+                self.origin.drained(node, message)
             case _:
                 raise ProtocolError(f"unexpected message {type(message).__name__}")

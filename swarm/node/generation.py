@@ -258,7 +258,13 @@ class RunningGeneration:
         try:
             path = self._around.find_path(self, wish)
         except SwarmError as exc:
-            self.core.path_missing(exc, now)
+            if wish.moving:
+                self.core.move_missing()
+            else:
+                self.core.path_missing(exc, now)
+            return
+        if wish.moving:
+            self.core.move_found(path, now)
             return
         self.core.path_found(path, now)
         if self.core.recoveries > self._stats.recoveries:

@@ -28,7 +28,9 @@ async def run_node(
     progress: Progress | None = None,
     on_listening: Callable[[Address], None] | None = None,
 ) -> None:
-    """Run a node until SIGINT or SIGTERM. Raises SwarmError when it can't start or go on.
+    """Run a node until SIGINT or SIGTERM, and until its answers have ended or moved; a second signal ends it at once.
+
+    Raises SwarmError when it can't start or go on.
 
     ``open_front_door`` is called when the settings, or the node's user later on, ask for a door; callers bring it:
     nodes know no HTTP.

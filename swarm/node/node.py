@@ -26,6 +26,7 @@ from swarm.node.control import ControlServer
 from swarm.node.controls import Controls
 from swarm.node.dispatch import Dispatch
 from swarm.node.doors import Doors, FrontDoorFactory
+from swarm.node.drain import Drainer
 from swarm.node.gossip_loop import GossipLoop
 from swarm.node.hosting import Hosting
 from swarm.node.lag import LoopLag
@@ -36,7 +37,7 @@ from swarm.node.status import swarm_state
 from swarm.node.views import build_view
 from swarm.routing.view import SwarmView
 from swarm.sessions.hop import HopSessions
-from swarm.types import Address, BootId, NodeId, short
+from swarm.types import Address, BootId, LayerSpan, ModelId, NodeId, short
 
 if TYPE_CHECKING:
     from swarm.config import Config
@@ -72,6 +73,7 @@ class Node:
         self._down: dict[NodeId, float] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
+        self._at_once = asyncio.Event()
         self._linked = asyncio.Event()
         self._lag = LoopLag()
         self._meters = Meters()
@@ -163,6 +165,14 @@ class Node:
             clock=clock,
             meters=self._meters,
         )
+        self._drainer = Drainer(
+            stage=self._stage,
+            origin=self._origin,
+            seconds=config.session.drain_seconds,
+            tell_members=self._advertise,
+            announce=self._announce,
+            clock=clock,
+        )
         self._gossip = dispatch.gossip = GossipLoop(
             self._membership,
             self._network,
@@ -209,6 +219,7 @@ class Node:
                 await control.start()
                 running += [tasks.create_task(work()) for work in (self._hosting.run, self._report_load)]
                 await self._stopping.wait()
+                await self._drainer.drain(self._at_once)
                 await self._leave(doors)
                 for task in running:
                     task.cancel()
@@ -224,12 +235,22 @@ class Node:
             raise self._failure
 
     def stop(self) -> None:
+        """Leave in good order, as soon as running answers have ended or moved away; called again, at once."""
+        if self._stopping.is_set():
+            self._at_once.set()
         self._stopping.set()
 
+    async def drain_span(self, model: ModelId, span: LayerSpan, seconds: float) -> int:
+        """Have all sessions leave one loaded span, whose weights can be unloaded afterwards.
+
+        The caller has taken the span out of ``Hosting.hosted`` before, so that no path finds it. Returns how many
+        sessions still used it after ``seconds``; their origins refill elsewhere.
+        """
+        return await self._drainer.drain_span(model, span, seconds)
+
     async def _leave(self, doors: Doors) -> None:
-        """Say goodbye: no new sessions, running answers ended, neighbours told."""
+        """Say goodbye: answers that still run are ended, neighbours are told."""
         self._announce("Leaving the swarm …")
-        self._stage.draining = True
         await doors.aclose()
         self._gossip.change(lambda membership, now: membership.leave(now))
         await asyncio.sleep(0.05)
@@ -380,6 +401,8 @@ class Node:
         models = tuple(self._hosting.local_models())
         intended = self._hosting.intended()
         state = "ready" if spans or self._hosting.settled_once else None
+        if self._stage.draining:
+            state = "draining"
         self._view = None
         self._gossip.change(
             lambda membership, now: membership.update_self(
@@ -426,6 +449,7 @@ class Node:
             f"This node's identity runs elsewhere too: {detail}. A state folder may not be copied; "
             "give this one its own with --state."
         )
+        self._at_once.set()
         self.stop()
 
     # --- FrontDoor ---

@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 from swarm.engine.grammar import GrammarMask
 from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult
 from swarm.engine.sampling import Sampler
-from swarm.errors import ContextLengthError, LinkDownError, NoPathError, RequestError, UnknownModelError
+from swarm.errors import (
+    ContextLengthError,
+    DrainingError,
+    LinkDownError,
+    NoPathError,
+    RequestError,
+    UnknownModelError,
+)
 from swarm.node.front import GenerationRequest, RouteHop, ServedModel
 from swarm.node.generation import OriginTag, RunningGeneration
 from swarm.node.hosting import Hosting, private_layers
 from swarm.node.trust import trusted_nodes
-from swarm.protocol.messages import Busy, Filled, Hop, Opened, Output, Refused, Renew
+from swarm.protocol.messages import Busy, Drain, Filled, Hop, Opened, Output, Refused, Renew
 from swarm.routing.cost import PathHop
 from swarm.routing.patch import patched
 from swarm.routing.path import Path, PathRequest, find_path
@@ -84,6 +91,8 @@ class Origin:
         self._renewed_at = 0.0
         self._secret = os.urandom(32)
         self._private = private_layers(config.model.private_layers)
+        self.draining = False
+        """No new answers begin here; those that run go on."""
 
     @property
     def running(self) -> int:
@@ -105,6 +114,8 @@ class Origin:
     ) -> ServedModel:
         created = self._first_seen.setdefault(model_id, int(time.time()))
         problem = "" if local else "its tokenizer, embedding and head are not on this node's disk"
+        if self.draining:
+            problem = "this node is leaving the swarm"
         return ServedModel(
             name=model_id.name,
             digest=model_id.digest,
@@ -123,6 +134,8 @@ class Origin:
         return settings if self._hosting.can_draft(model) else replace(settings, draft_tokens=0)
 
     async def open(self, request: GenerationRequest) -> RunningGeneration:
+        if self.draining:
+            raise DrainingError
         local = self._local(request.model)
         spec = local.spec
         if not request.prompt:
@@ -184,6 +197,7 @@ class Origin:
                 "prompt_tokens": generation.stats.prompt_tokens,
                 "completion_tokens": generation.stats.completion_tokens,
                 "recoveries": generation.core.recoveries,
+                "moves": generation.core.moves,
             }
             for generation in self._running.values()
         ]
@@ -277,6 +291,14 @@ class Origin:
             generation = self._running.get(result.tag.session)
             if generation is not None:
                 generation.computed(result)
+
+    def drained(self, sender: NodeId, message: Drain) -> None:
+        """A hop asks that answers leave it: some of them, or all because it leaves."""
+        for generation in list(self._running.values()):
+            if not message.sessions:
+                generation.tell(lambda core, now: core.leave(sender, now))
+            elif generation.session in message.sessions:
+                generation.tell(lambda core, now: core.leave(sender, now, one_span=True))
 
     def link_down(self, node: NodeId) -> None:
         for generation in list(self._running.values()):

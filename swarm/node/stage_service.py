@@ -14,6 +14,7 @@ from swarm.protocol.limits import PREFIX_BLOCK_TOKENS
 from swarm.protocol.messages import (
     Busy,
     CloseSession,
+    Drain,
     Filled,
     HopTime,
     Need,
@@ -29,7 +30,7 @@ from swarm.protocol.messages import (
 from swarm.sessions.hop import HopSessions, refusal, ticket_of
 from swarm.sessions.hop_session import Admit, Ask, Drop, HopKey, HopSession, Resend, Run
 from swarm.sessions.room import Shortage, gives_way
-from swarm.types import NodeId, short
+from swarm.types import LayerSpan, ModelId, NodeId, SessionId, short
 
 if TYPE_CHECKING:
     from swarm.config import SessionSettings
@@ -89,6 +90,7 @@ class StageService:
         self._reserved: dict[HopKey, int] = {}
         self._progress = 0
         self._moved_at = self._busy_at = clock()
+        self._retired: set[tuple[ModelId, LayerSpan]] = set()
         self.draining = False
         self.counts: Counter[str] = Counter()
 
@@ -141,7 +143,8 @@ class StageService:
 
     def _reserve(self, admit: Admit, message: OpenSession) -> tuple[int, int]:
         """Make room; return how many tokens' KV is there, and how many of them an ended session left."""
-        if admit.known and admit.keep and admit.keep >= self._engine.floor(admit.key):
+        stays = admit.known and self._engine.stage_of(admit.key) not in self._retired
+        if stays and admit.keep and admit.keep >= self._engine.floor(admit.key):
             self._grow(admit.key, message.kv_tokens)
             self._engine.truncate(admit.key, admit.keep)
             return admit.keep, 0
@@ -282,6 +285,44 @@ class StageService:
             if not session.is_last:
                 self._unreachable(session, session.downstream, exc)
 
+    # --- leaving ---
+
+    @property
+    def foreign_sessions(self) -> int:
+        """Sessions of other nodes' front doors."""
+        return sum(session.key.origin != self._sessions.node for session in self._sessions)
+
+    def drain(self) -> None:
+        """Take no new sessions, and ask the origins of those here to move them."""
+        self.draining = True
+        origins = {session.key.origin for session in self._sessions} - {self._sessions.node}
+        for origin in sorted(origins):
+            self._answer(origin, Drain())
+
+    def retire(self, model: ModelId, span: LayerSpan) -> None:
+        """Open nothing new on one loaded span, and ask origins to move what uses it. May be said again."""
+        self._retired.add((model, span))
+        self._engine.retire_span(model, span)
+        by_origin: dict[NodeId, list[SessionId]] = {}
+        for session in self._on(model, span):
+            by_origin.setdefault(session.key.origin, []).append(session.key.session)
+        for origin, sessions in sorted(by_origin.items()):
+            self._answer(origin, Drain(tuple(sessions)))
+
+    def sessions_on(self, model: ModelId, span: LayerSpan) -> int:
+        return len(self._on(model, span))
+
+    def end_sessions_on(self, model: ModelId, span: LayerSpan) -> int:
+        """Refuse what still uses a retired span, which is about to be unloaded; return how many those were."""
+        left = self._on(model, span)
+        for session in left:
+            self._refuse(session, "draining", "its layers go away here")
+        self._retired.discard((model, span))
+        return len(left)
+
+    def _on(self, model: ModelId, span: LayerSpan) -> list[HopSession]:
+        return [s for s in self._sessions if self._engine.stage_of(s.key) == (model, span)]
+
     # --- time and faults ---
 
     def tick(self) -> None:
@@ -344,7 +385,7 @@ class StageService:
     def _answer(
         self,
         node: NodeId,
-        message: Opened | Refused | Need | Busy | Filled | Step | Output,
+        message: Opened | Refused | Need | Busy | Filled | Drain | Step | Output,
         payload: bytes = b"",
     ) -> None:
         try:

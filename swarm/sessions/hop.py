@@ -58,7 +58,7 @@ class HopSessions:
         log_bytes: int = 1 << 28,
     ) -> None:
         """``log_bytes`` bounds the output logs of all sessions together; the longest gives way."""
-        self._node = node
+        self.node = node
         self._boot = boot
         self._lease_seconds = lease_seconds
         self._max_per_origin = max_per_origin
@@ -88,7 +88,7 @@ class HopSessions:
         _check_names(message.blocks)
         hop = message.hops[message.index]
         key = HopKey(message.origin, message.session, hop.span.start)
-        if hop.node != self._node or hop.boot != self._boot:
+        if hop.node != self.node or hop.boot != self._boot:
             return refusal(message, "not_yours", "this process is another start of that node")
         known = self._sessions.get(key)
         if known is not None and message.epoch <= known.epoch:

@@ -9,10 +9,22 @@ import pytest
 
 from swarm.config import SessionSettings
 from swarm.engine.jobs import StepResult
-from swarm.errors import BadTensorError, KVFullError
+from swarm.errors import BadTensorError, KVFullError, LinkDownError
 from swarm.node.meters import Meters
 from swarm.node.stage_service import BUSY_SECONDS, STUCK_SECONDS, StageService
-from swarm.protocol.messages import Busy, CloseSession, Hop, Opened, OpenSession, Output, Refused, Step
+from swarm.protocol.messages import (
+    Busy,
+    CloseSession,
+    Drain,
+    Filled,
+    Hop,
+    Opened,
+    OpenSession,
+    Output,
+    Refused,
+    Replay,
+    Step,
+)
 from swarm.sessions.hop import HopSessions
 from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
 
@@ -21,6 +33,9 @@ BOOT = BootId(b"mybootid")
 SESSION = SessionId(b"s" * 16)
 MODEL = ModelId("org/model", "0" * 64)
 HOPS = (Hop(ME, BOOT, LayerSpan(0, 4)),)
+NEXT = NodeId("next")
+TWO_HOPS = (Hop(ME, BOOT, LayerSpan(0, 2)), Hop(NEXT, BootId(b"nextboot"), LayerSpan(2, 4)))
+OTHER_SPAN = LayerSpan(0, 6)
 
 
 class FakeEngine:
@@ -31,6 +46,7 @@ class FakeEngine:
         self.full = False
         self.rooms = 100
         """Sessions there is room for when one grows."""
+        self.stage = LayerSpan(0, 4)
         self.opened = 0
 
     def open(self, *_: object, **__: object) -> int:
@@ -47,6 +63,12 @@ class FakeEngine:
 
     def floor(self, key: object) -> int:
         return 0
+
+    def stage_of(self, key: object) -> object:
+        return None if key in self.closed else (MODEL, self.stage)
+
+    def retire_span(self, model: object, span: object) -> None:
+        self.stage = OTHER_SPAN
 
     def close(self, key: object, blocks: object = ()) -> None:
         self.closed.append(key)
@@ -68,10 +90,8 @@ class Hopside:
         self.now = 100.0
         self.engine = FakeEngine()
         self.sent: list = []
-        bus = SimpleNamespace(
-            send=lambda node, message, payload=b"": self.sent.append((node, message, payload)),
-            linked=lambda node: True,
-        )
+        self.unreachable: set[NodeId] = set()
+        bus = SimpleNamespace(send=self._send, linked=lambda node: True)
         self.service = StageService(
             sessions=HopSessions(node=ME, boot=BOOT, lease_seconds=12.0, max_per_origin=8),
             engine=self.engine,  # type: ignore[arg-type]
@@ -85,12 +105,19 @@ class Hopside:
             meters=Meters(),
         )
 
-    def open(self, kv_tokens: int = 16) -> None:
-        message = OpenSession(ORIGIN, SESSION, 1, MODEL, "bfloat16", HOPS, 0, kv_tokens, 0, 1000)
+    def _send(self, node: NodeId, message: object, payload: bytes = b"") -> None:
+        if node in self.unreachable:
+            raise LinkDownError(node, "no link")
+        self.sent.append((node, message, payload))
+
+    def open(
+        self, kv_tokens: int = 16, *, hops: tuple[Hop, ...] = HOPS, epoch: int = 1, keep: int = 0
+    ) -> None:
+        message = OpenSession(ORIGIN, SESSION, epoch, MODEL, "bfloat16", hops, 0, kv_tokens, keep, 1000)
         self.service.on_open(ORIGIN, message)
 
-    def step(self, number: int = 0, position: int = 0, count: int = 1) -> None:
-        step = Step(ORIGIN, SESSION, 1, number, position, count, 4, "bfloat16", "last")
+    def step(self, number: int = 0, position: int = 0, count: int = 1, *, fill_until: int = 0) -> None:
+        step = Step(ORIGIN, SESSION, 1, number, position, count, 4, "bfloat16", "last", (), fill_until)
         self.service.on_step(ORIGIN, step, memoryview(bytes(8 * count)))
 
     def result(self, **changes: object) -> None:
@@ -206,3 +233,79 @@ def test_a_silent_origin_loses_its_session_when_the_lease_ends(hop):
     ticks(hop, 12.5)
     assert hop.service.session_count == 0
     assert hop.engine.closed
+
+
+@pytest.fixture
+def first_of_two() -> Hopside:
+    made = Hopside()
+    made.open(hops=TWO_HOPS)
+    return made
+
+
+def test_what_a_step_gave_is_sent_on_and_can_be_replayed_to_another_node(first_of_two):
+    hop = first_of_two
+    hop.step(count=2)
+    hop.result(hidden=b"rowArowArowBrowB", count=2)
+    other = NodeId("other")
+    hop.service.on_replay(ORIGIN, Replay(ORIGIN, SESSION, 1, 0, 7, 1, 1, 2, other, 5, 1))
+    assert [node for node, message, _ in hop.sent if isinstance(message, Step)] == [NEXT, other]
+    _, message, payload = hop.sent[-1]
+    assert (message.epoch, message.step, message.position, message.fill_until) == (5, 7, 1, 2)
+    assert payload == b"rowBrowB"
+
+
+def test_a_fill_step_is_answered_to_the_origin_by_the_last_hop_it_is_for(first_of_two):
+    hop = first_of_two
+    hop.step(count=2, fill_until=1)
+    hop.result(hidden=bytes(16), count=2)
+    (filled,) = hop.messages(Filled)
+    assert (filled.position, filled.index, len(filled.times)) == (2, 0, 1)
+    assert hop.messages(Step) == []
+    hop.step(number=1, position=2, count=1, fill_until=2)
+    hop.result(hidden=bytes(8), count=1)
+    (onward,) = hop.messages(Step)
+    assert (onward.fill_until, onward.index) == (2, 1)
+
+
+def test_a_next_hop_that_can_not_be_reached_costs_this_one_nothing(first_of_two):
+    hop = first_of_two
+    hop.unreachable.add(NEXT)
+    hop.step()
+    hop.result()
+    (refused,) = hop.messages(Refused)
+    assert (refused.code, refused.next) == ("unreachable", NEXT)
+    assert hop.service.session_count == 1
+    hop.open(hops=TWO_HOPS, epoch=2, keep=1)
+    assert hop.messages(Opened)[-1].kv_length == 1
+
+
+def test_a_draining_node_takes_nothing_new_asks_origins_to_move_and_keeps_what_runs(hop):
+    hop.service.drain()
+    assert hop.messages(Drain) == [Drain()]
+    other = OpenSession(ORIGIN, SessionId(b"o" * 16), 1, MODEL, "bfloat16", HOPS, 0, 16, 0, 1000)
+    hop.service.on_open(ORIGIN, other)
+    assert [refused.code for refused in hop.messages(Refused)] == ["draining"]
+    hop.open(epoch=2)
+    assert [opened.epoch for opened in hop.messages(Opened)] == [1, 2]
+    assert hop.service.foreign_sessions == 1
+
+
+def test_the_sessions_of_a_span_that_goes_away_are_asked_to_move_and_cut_off_at_the_end(hop):
+    span = hop.engine.stage
+    assert hop.service.sessions_on(MODEL, span) == 1
+    hop.engine.retire_span = lambda model, gone: None
+    hop.service.retire(MODEL, span)
+    assert hop.messages(Drain) == [Drain((SESSION,))]
+    assert hop.service.end_sessions_on(MODEL, span) == 1
+    assert [refused.code for refused in hop.messages(Refused)] == ["draining"]
+    assert hop.service.sessions_on(MODEL, span) == 0
+
+
+def test_a_session_that_comes_back_to_a_node_moves_to_the_span_that_stays(hop):
+    hop.step()
+    hop.result()
+    hop.engine.retire_span = lambda model, gone: None
+    hop.service.retire(MODEL, hop.engine.stage)
+    hop.open(epoch=2, keep=1)
+    assert hop.engine.opened == 2
+    assert hop.messages(Opened)[-1].kv_length == 0
