@@ -122,7 +122,8 @@ class Origin:
             layers=layers,
             context_tokens=local.spec.context_tokens if local else 0,
             created=created,
-            missing=missing_layers(view, model_id, layers),
+            # A node that leaves is no part of its own view.
+            missing=() if self.draining else missing_layers(view, model_id, layers),
             problem=problem,
         )
 

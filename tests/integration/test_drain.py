@@ -80,6 +80,7 @@ def test_1_a_hop_told_to_stop_moves_its_answer_away_and_leaves(swarm: SwarmProce
     wait_for("the node to leave", lambda: ended(told[0]), seconds=30)
     assert told[0].process.returncode == 0
     assert "Draining" in told[0].log
+    assert "an answer goes on" not in door.log, "it moved; it did not have to recover"
     wait_for("it to be gone from the view", lambda: len(members(door)) == 2)
 
 
