@@ -25,7 +25,7 @@ from swarm.node.generation import OriginTag, RunningGeneration
 from swarm.node.hosting import Hosting, private_layers
 from swarm.node.trust import trusted_nodes
 from swarm.protocol.messages import Busy, Drain, Filled, Hop, Opened, Output, Refused, Renew
-from swarm.routing.cost import PathHop
+from swarm.routing.cost import PathHop, expected_seconds
 from swarm.routing.patch import patched
 from swarm.routing.path import Path, PathRequest, find_path
 from swarm.routing.placement import missing_layers
@@ -229,7 +229,8 @@ class Origin:
         )
         path = self._patch(view, asked, generation, wish) or find_path(view, asked)
         hops = tuple(Hop(hop.node, hop.boot, hop.span) for hop in path.hops)
-        return ChosenPath(hops, _wire_dtype(path, local.spec.dtype), path.cost_seconds)
+        dtype = _wire_dtype(path, local.spec.dtype)
+        return ChosenPath(hops, dtype, path.cost_seconds, expected_seconds(view, asked.model, path.hops))
 
     def _patch(
         self, view: SwarmView, asked: PathRequest, generation: RunningGeneration, wish: FindPath

@@ -69,6 +69,23 @@ def path_seconds(view: SwarmView, model: ModelId, origin: NodeId, hops: Sequence
     return total + link_seconds(view, here or origin, origin)
 
 
+def expected_seconds(view: SwarmView, model: ModelId, hops: Sequence[PathHop]) -> tuple[float, ...]:
+    """Return for each hop what it says it computes for one token, or its best rival if that is slower.
+
+    A hop without a rival is expected to take any time: nobody could do its work faster.
+    """
+    found = []
+    for hop in hops:
+        by_node: dict[NodeId, float] = {}
+        for span in view.spans:
+            if span.model == model and span.span.covers(hop.span):
+                seconds = span.seconds_per_layer * len(hop.span)
+                by_node[span.node] = min(seconds, by_node.get(span.node, math.inf))
+        own = by_node.pop(hop.node, 0.0)
+        found.append(max(own, min(by_node.values(), default=math.inf)))
+    return tuple(found)
+
+
 def tie_break(salt: int, node: NodeId) -> float:
     """Return a factor of 1 to 1 + TIE_BREAK that differs by salt and node; exactly 1 for salt 0."""
     if salt == 0:

@@ -25,6 +25,8 @@ class ChosenPath:
     hops: tuple[Hop, ...]
     dtype: str
     step_seconds: float
+    compute_seconds: tuple[float, ...] = ()
+    """For each hop, what it or its best rival says it computes for one token, whichever is slower."""
 
 
 @dataclass(frozen=True, slots=True)

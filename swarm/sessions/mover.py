@@ -17,6 +17,7 @@ from swarm.sessions.leg import Leg, Reach
 from swarm.types import NodeId
 
 RETRY_SECONDS = 1.0
+SLOW_AGAIN_SECONDS = 10.0
 NEAR_TOKENS = 16
 """A leg that lacks no more is switched to; the rest is filled in the pause."""
 MAX_ROUNDS = 8
@@ -37,6 +38,8 @@ class Mover:
         self._hops: set[Hop] = set()
         self._avoid: set[NodeId] = set()
         self._retry_at = 0.0
+        self._slow: NodeId | None = None
+        self._slow_again_at = 0.0
         self._rounds = 0
         self._reaches: dict[int, Reach] = {}
 
@@ -45,6 +48,8 @@ class Mover:
     def leave_node(self, node: NodeId) -> None:
         """All of a node's hops, now and later: it leaves, or is slow."""
         self._nodes.add(node)
+        if self._slow == node:
+            self._slow = None
 
     def leave_hop(self, hop: Hop) -> None:
         """One hop; its node may take the answer's layers by another span."""
@@ -57,6 +62,13 @@ class Mover:
     @property
     def active(self) -> bool:
         return self.leg is not None or self.leaving
+
+    def try_to_leave(self, node: NodeId, now: float) -> None:
+        """Leave a slow node if there is somewhere to go, else try again after a while."""
+        if now >= self._slow_again_at and node not in self._nodes:
+            self._slow_again_at = now + SLOW_AGAIN_SECONDS
+            self._slow = node
+            self._nodes.add(node)
 
     def leaves(self, hop: Hop) -> bool:
         return hop.node in self._nodes or hop in self._hops
@@ -155,8 +167,11 @@ class Mover:
         self._retry_at = now + RETRY_SECONDS
 
     def nowhere(self) -> None:
-        """No path was found: what failed before may be tried again."""
+        """No path was found: what failed before may be tried again, and who is only slow is kept."""
         self._avoid.clear()
+        if self._slow is not None:
+            self._nodes.discard(self._slow)
+            self._slow = None
 
     def new_nodes(self) -> frozenset[NodeId]:
         return frozenset(self.leg.path.hops[place].node for place in self.new) if self.leg else frozenset()

@@ -35,6 +35,7 @@ from swarm.sessions.prefix import PrefixNames
 from swarm.sessions.request import Request
 from swarm.sessions.scoring import PromptScoring
 from swarm.sessions.search import PathSearch
+from swarm.sessions.slow import SlowHops
 from swarm.types import DTYPE_BYTES, NodeId
 
 RETRY_SECONDS = 0.25
@@ -83,6 +84,7 @@ class OriginSession:
         self._leg: Leg | None = None
         self._last_epoch = 0
         self._mover = Mover()
+        self._slow = SlowHops()
         self._hops = OpenHops(request.origin, request.session)
         self._retry_at = 0.0
         self._orphaned_at: float | None = None
@@ -186,6 +188,7 @@ class OriginSession:
         self._leg = leg
         self.epoch = leg.epoch
         self.last_path = leg.path
+        self._slow = SlowHops(leg.path.compute_seconds)
         self._state = State.OPENING
 
     def path_missing(self, error: SwarmError, now: float) -> None:
@@ -400,6 +403,8 @@ class OriginSession:
             return
         leg.window.answered(message.step, now)
         self.times = message.times
+        if self.accepted and (slow := self._slow.observe(message.times)) is not None:
+            self._mover.try_to_leave(leg.path.hops[slow].node, now)
         if rows and self._scoring is not None:
             payload = self._score(self._scoring, rows, payload, dtype)
         if payload:

@@ -22,6 +22,7 @@ from swarm.protocol.messages import (
     CloseSession,
     Filled,
     Hop,
+    HopTime,
     Opened,
     OpenSession,
     Output,
@@ -85,6 +86,8 @@ class FakeHop:
     sessions: HopSessions = None  # type: ignore[assignment]
     started: int = 0
     log_bytes: int = 1 << 28
+    seconds: float = 0.002
+    """What a step takes here."""
     computed: int = 0
     """Tokens that went through this hop's layers, since it was started."""
 
@@ -328,6 +331,7 @@ class World:
             found = hop.sessions.finished(session.key, step.epoch, ticket_of(step))
             if found is None:
                 return
+            times = (*step.times, HopTime(0, int(hop.seconds * 1e6), 1))
             if not session.is_last:
                 hop.sessions.computed(session, step, payload)
             if step.fill_until == session.place + 1:
@@ -343,7 +347,15 @@ class World:
                 self.to_origin(
                     hop,
                     Output(
-                        step.origin, step.session, step.epoch, step.step, step.position, count, HIDDEN, DTYPE
+                        step.origin,
+                        step.session,
+                        step.epoch,
+                        step.step,
+                        step.position,
+                        count,
+                        HIDDEN,
+                        DTYPE,
+                        times,
                     ),
                     rows,
                 )
@@ -351,11 +363,11 @@ class World:
                 after = session.downstream
                 onward = Step(
                     step.origin, step.session, step.epoch, step.step, step.position, step.count, HIDDEN,
-                    DTYPE, step.rows, (), step.fill_until, session.place + 1,
+                    DTYPE, step.rows, times, step.fill_until, session.place + 1,
                 )  # fmt: skip
                 self.send(hop.node, after, lambda: self.deliver(hop.node, after, onward, payload))
 
-        self.at(self.now + 0.002, done)
+        self.at(self.now + hop.seconds, done)
 
     def to_origin(self, hop: FakeHop, message: object, payload: bytes = b"") -> None:
         def arrive() -> None:

@@ -118,6 +118,31 @@ def test_the_hop_that_is_left_dies_before_its_replacement_is_filled(world, undis
         assert run.hops[NodeId(name)].computed <= len(PROMPT) + TOKENS + 20
 
 
+def test_a_hop_that_becomes_ten_times_slower_is_left(world, undisturbed):
+    run = world(4, TWICE)
+    run.ask(PROMPT, 100)
+    first = {}
+
+    def slow_down():
+        first.update(used(run))
+        run.hops[NodeId(first["b"])].seconds = 0.1
+
+    run.at(1.5, slow_down)
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, 100)
+    assert (run.core.moves, run.core.recoveries) == (1, 0)
+    assert run.core.last_path.hops[1].node == twin(first["b"])
+
+
+def test_a_slow_hop_that_nobody_can_replace_is_kept(world, undisturbed):
+    run = world(4, THREE)
+    run.ask(PROMPT, 100)
+    run.at(1.5, lambda: setattr(run.hops[NodeId("b")], "seconds", 0.1))
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, 100)
+    assert (run.core.moves, run.core.recoveries) == (0, 0)
+
+
 @given(
     seed=st.integers(0, 10_000),
     events=st.lists(
