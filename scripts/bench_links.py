@@ -63,6 +63,8 @@ class Peer:
 
     def link_down(self, node: NodeId, reason: str, graceful: bool) -> None: ...
 
+    def drained(self, node: NodeId) -> None: ...
+
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
         if self._echo:
             self.network.send(node, message, payload)

@@ -90,6 +90,28 @@ class UnknownModelError(RequestError):
         self.name = name
 
 
+class AmbiguousModelError(RequestError):
+    """Several weights go by one name, and nothing says which are meant."""
+
+    api_code = "model_ambiguous"
+
+    def __init__(self, name: str, models: Sequence[object]) -> None:
+        super().__init__(
+            f"{name[:200]!r} names several models here: {', '.join(map(str, models))}. Ask for one of them by this "
+            'longer name, or pin one in the settings: pins = ["NAME@DIGEST"].',
+            param="model",
+        )
+        self.models = tuple(models)
+
+
+class ModelOnItsWayError(SwarmError):
+    """A model that this front door can serve as soon as the rest of its files has come."""
+
+    http_status = 503
+    api_code = "model_loading"
+    retry_after_seconds = 5
+
+
 class ContextLengthError(RequestError):
     api_code = "context_length_exceeded"
 

@@ -30,7 +30,7 @@ from swarm.api.tools.instructions import with_plain_calls, with_tool_block
 from swarm.api.tools.use import ToolUse
 from swarm.config import ApiSettings
 from swarm.engine.params import Grammar
-from swarm.errors import ContextLengthError, ModelError, NoPathError, RequestError, UnknownModelError
+from swarm.errors import ContextLengthError, ModelError, RequestError
 from swarm.models.template_process import TemplateLimitError
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.node.front import FrontDoor, GenerationRequest, ServedModel
@@ -64,17 +64,15 @@ class Asking:
     render: Render
     admission: Admission
 
-    def model(self, name: str) -> ServedModel:
-        """Raises UnknownModelError, NoPathError or ModelUnavailableError before anything is computed."""
-        models = self.front.models()
-        for model in models:
-            if model.name == name:
-                if model.missing:
-                    raise NoPathError(model.name, model.missing)
-                if model.problem:
-                    raise ModelUnavailableError(model.name, model.problem)
-                return model
-        raise UnknownModelError(name, [model.name for model in models])
+    async def model(self, name: str) -> ServedModel:
+        """Return a model that this door serves, once what it lacks of it is here.
+
+        Raises as FrontDoor.ready does, and ModelUnavailableError when its files can't be had.
+        """
+        try:
+            return await self.front.ready(name)
+        except ModelError as exc:
+            raise ModelUnavailableError(name, str(exc)) from exc
 
     async def open(
         self,

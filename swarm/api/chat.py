@@ -156,7 +156,7 @@ async def create(asking: Asking, body: ChatBody) -> ChatAnswer:
     form = format_of(body.response_format, "response_format", nested=True)
     choices = params.choices_of(body.n)
     top_logprobs = params.top_logprobs_of(body.logprobs, body.top_logprobs)
-    model = asking.model(body.model)
+    model = await asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
     prompt = await rendered(asking, tokenizer, messages, tools, _template_options(body))
     grammar = await grammar_for(tokenizer, prompt, form, tools)

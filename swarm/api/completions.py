@@ -171,7 +171,7 @@ async def create(asking: Asking, body: CompletionBody) -> CompletionAnswer:
     scores_prompt = bool(body.echo) and top_logprobs is not None
     only_prompt = scores_prompt and body.max_tokens == 0
     _refuse(body, choices)
-    model = asking.model(body.model)
+    model = await asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
     prompts, texts = _prompts(tokenizer, body.prompt)
     if len(prompts) * choices > params.MAX_CHOICES:

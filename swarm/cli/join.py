@@ -36,6 +36,8 @@ def join(
     listen: options.Listen = None,
     model: options.Model = None,
     layers: options.Layers = None,
+    serve: options.Serve = None,
+    share_weights: options.ShareWeights = None,
     api: options.Api = None,
     api_key_file: options.ApiKeyFile = None,
     api_key: options.ApiKey = None,

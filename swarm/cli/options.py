@@ -44,6 +44,7 @@ Ban = Annotated[list[str] | None, _setting("ban", "NODE")]
 LogLevel = Annotated[str | None, _setting("log_level", "LEVEL")]
 LogFormat = Annotated[str | None, _setting("log_format", "FORMAT")]
 Model = Annotated[str | None, _setting("model", "ID_OR_FOLDER")]
+Serve = Annotated[list[str] | None, _setting("serve", "ID")]
 Layers = Annotated[str | None, _setting("layers", "A:B")]
 Dtype = Annotated[str | None, _setting("dtype", "DTYPE")]
 Device = Annotated[str | None, _setting("device", "DEVICE")]
@@ -54,6 +55,14 @@ ApiKeyFile = Annotated[str | None, _setting("api_key_file", "FILE")]
 ApiOpen = Annotated[bool | None, _setting("api_open", "")]
 Memory = Annotated[str | None, _setting("memory", "SIZE")]
 Threads = Annotated[int | None, _setting("threads", "N")]
+ShareWeights = Annotated[
+    bool | None,
+    typer.Option(
+        "--share-weights/--no-share-weights",
+        help=knobs_of(Config)[flat_names()["share_weights"]].declared.doc,
+        show_default=False,
+    ),
+]
 ConfigFile = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="TOML file with settings; flags win over it.")
 ]

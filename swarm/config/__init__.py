@@ -12,6 +12,7 @@ from swarm.config.settings import (
     NetSettings,
     NodeSettings,
     SessionSettings,
+    WeightsSettings,
 )
 
 __all__ = [
@@ -25,5 +26,6 @@ __all__ = [
     "NetSettings",
     "NodeSettings",
     "SessionSettings",
+    "WeightsSettings",
     "load_config",
 ]

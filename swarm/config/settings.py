@@ -52,6 +52,14 @@ class NodeSettings:
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
     model: str = knob("", "Hugging Face id or local folder; default: what the swarm serves.", flag="model")
+    serve: tuple[str, ...] = knob(
+        (),
+        "Models of the swarm whose ends this node's front door fetches at once, not on first use.",
+        flag="serve",
+    )
+    pins: tuple[str, ...] = knob(
+        (), "NAME@DIGEST: which weights a name means, where the swarm has several under it."
+    )
     layers: LayerSpan | str = knob(
         "auto", "A:B (half open), none (only the model's ends), or auto.", flag="layers"
     )
@@ -179,6 +187,16 @@ class NetSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class WeightsSettings:
+    share: bool = knob(True, "Give other members the weights that this node has.", flag="share_weights")
+    rate_bytes: int = knob(
+        0, "Most bytes of weights a second given to others, and asked of them; 0: no limit."
+    )
+    busy_rate_bytes: int = knob(16 * MIB, "The same while answers pass through this node; 0: no limit.")
+    stall_seconds: float = knob(60.0, "How long weights that no reachable member has are waited for.")
+
+
+@dataclass(frozen=True, slots=True)
 class GossipSettings:
     heartbeat_seconds: float = knob(0.25, "Between heartbeats on a link.")
     suspect_min_seconds: float = knob(1.0, "Shortest silence that makes a link suspect.")
@@ -237,5 +255,6 @@ class Config:
     api: ApiSettings = field(default_factory=ApiSettings)
     engine: EngineSettings = field(default_factory=EngineSettings)
     net: NetSettings = field(default_factory=NetSettings)
+    weights: WeightsSettings = field(default_factory=WeightsSettings)
     gossip: GossipSettings = field(default_factory=GossipSettings)
     session: SessionSettings = field(default_factory=SessionSettings)

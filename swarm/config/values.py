@@ -36,6 +36,10 @@ _PATTERNS = {
         re.compile(r"[A-Za-z0-9][A-Za-z0-9_.:=-]{0,31}"),
         "a label (1 to 32 letters, digits or _ . : = -)",
     ),
+    "model.pins": (
+        re.compile(r"[^@\s]+@[0-9a-f]{8,64}"),
+        "NAME@DIGEST, with 8 hex digits of the digest or more",
+    ),
     "node.allow": (re.compile(r"[a-z2-7]{32}"), "node ids (32 lower-case base32 characters each)"),
     "node.ban": (re.compile(r"[a-z2-7]{32}"), "node ids (32 lower-case base32 characters each)"),
 }

@@ -27,8 +27,8 @@ from swarm.engine.kv_pool import SequenceKV
 from swarm.engine.stage import Stage
 from swarm.errors import ModelError
 from swarm.models.architecture import FOREIGN_FAILURES, load_config
+from swarm.models.atomic import write_atomically
 from swarm.models.ends import load_ends
-from swarm.models.folder import write_atomically
 from swarm.models.loader import load_span
 from swarm.models.miniature import VOCABULARY, WINDOW, miniature, random_model, saved
 from swarm.types import LayerSpan

@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from swarm.errors import ModelError
+from swarm.models.partial import present
 
 INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
@@ -36,9 +37,11 @@ class Checkpoint:
         try:
             if index.is_file():
                 listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-                return cls(folder.name, {key: folder / Path(file).name for key, file in listed.items()})
-            with safe_open(folder / SINGLE_NAME, framework="pt") as file:
-                return cls(folder.name, dict.fromkeys(file.keys(), folder / SINGLE_NAME))
+                paths = {file: present(folder / Path(file).name) for file in set(listed.values())}
+                return cls(folder.name, {key: paths[file] for key, file in listed.items()})
+            single = present(folder / SINGLE_NAME)
+            with safe_open(single, framework="pt") as file:
+                return cls(folder.name, dict.fromkeys(file.keys(), single))
         except (OSError, ValueError, KeyError, AttributeError, SafetensorError) as exc:
             raise ModelError(f"{folder.name}: no readable safetensors files: {exc}") from exc
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -17,7 +16,10 @@ from typing import Any
 import msgspec
 
 from swarm.errors import ModelError
+from swarm.models.atomic import write_atomically
+from swarm.models.chunks import CHUNK_BYTES, DIGEST_BYTES, chunk_count
 from swarm.models.manifest import (
+    CONFIG_NAME,
     MAX_HEADER_BYTES,
     FileEntry,
     Manifest,
@@ -27,6 +29,7 @@ from swarm.models.manifest import (
     parse_header,
     parse_index,
 )
+from swarm.models.partial import PartialFile, data_path, present
 from swarm.models.progress import Progress, silent
 from swarm.models.spec import ModelSpec
 from swarm.types import DTYPES
@@ -36,7 +39,6 @@ SINGLE_NAME = "model.safetensors"
 MANIFEST_NAME = "swarm-manifest.json"
 
 _MAX_JSON_BYTES = 64 * 1024 * 1024
-_BLOCK_BYTES = 4 * 1024 * 1024
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.ckpt", "*.pkl")
 _CONFIG_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
 
@@ -45,69 +47,69 @@ class IncompleteError(ModelError):
     """The folder lacks files, and nothing on this disk says what is in them."""
 
 
-class _Hashed(msgspec.Struct, frozen=True):
+class Hashed(msgspec.Struct, frozen=True):
+    """A file as it was when it was hashed. ``table`` holds the digests of its chunks, 32 bytes each."""
+
     size: int
     mtime_ns: int
     sha256: str
+    table: bytes = b""
 
 
 class HashCache:
-    """SHA-256 of files, computed once for each (path, size, time of change) and kept under ``folder``."""
+    """Digests of files, computed once for each (path, size, time of change) and kept under ``folder``."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def sha256(self, path: Path, progress: Progress = silent) -> str:
         """Return the file's SHA-256 in hex. Raises ModelError when it changes meanwhile, or OSError."""
+        return self.hashed(path, progress).sha256
+
+    def hashed(self, path: Path, progress: Progress = silent) -> Hashed:
+        """Return the file's digests, its chunks' too. Raises ModelError when it changes meanwhile, or OSError."""
         real = path.resolve()
         before = real.stat()
-        known = self._read(real)
+        known = self.known(real)
         if known is not None and (known.size, known.mtime_ns) == (before.st_size, before.st_mtime_ns):
-            return known.sha256
-        digest = hash_file(real, f"Hashing {path.name}", progress)
+            return known
+        digest, table = hash_chunks(real, f"Hashing {path.name}", progress)
         after = real.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise ModelError(f"{path} changed while it was read")
-        entry = _Hashed(after.st_size, after.st_mtime_ns, digest)
+        entry = Hashed(after.st_size, after.st_mtime_ns, digest, table)
         write_atomically(self._entry(real), msgspec.json.encode(entry))
-        return digest
+        return entry
+
+    def known(self, path: Path) -> Hashed | None:
+        """Return what a file was when it was last hashed."""
+        try:
+            found = msgspec.json.decode(self._entry(path.resolve()).read_bytes(), type=Hashed)
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return None  # never hashed, or a damaged entry: hash again
+        return found if len(found.table) == DIGEST_BYTES * chunk_count(found.size) else None
 
     def _entry(self, real: Path) -> Path:
         return self._folder / f"{hashlib.sha256(os.fsencode(real)).hexdigest()}.json"
 
-    def _read(self, real: Path) -> _Hashed | None:
-        try:
-            return msgspec.json.decode(self._entry(real).read_bytes(), type=_Hashed)
-        except (FileNotFoundError, msgspec.MsgspecError):
-            return None  # never hashed, or a damaged entry: hash again
-
 
 def hash_file(path: Path, what: str, progress: Progress) -> str:
     """Return the SHA-256 in hex of a file that is read in blocks."""
+    return hash_chunks(path, what, progress)[0]
+
+
+def hash_chunks(path: Path, what: str, progress: Progress) -> tuple[str, bytes]:
+    """Return the SHA-256 in hex of a file that is read once, and those of its chunks one after another."""
     digest = hashlib.sha256()
-    block = memoryview(bytearray(_BLOCK_BYTES))
+    table = bytearray()
     size, done = path.stat().st_size, 0
-    with path.open("rb", buffering=0) as file:
-        while count := file.readinto(block):
-            digest.update(block[:count])
-            done += count
+    with path.open("rb") as file:
+        while block := file.read(CHUNK_BYTES):
+            digest.update(block)
+            table += hashlib.sha256(block).digest()
+            done += len(block)
             progress(what, done, size)
-    return digest.hexdigest()
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a small file so that readers see the old or the new one whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    return digest.hexdigest(), bytes(table)
 
 
 def read_json(folder: Path, name: str) -> Mapping[str, Any]:
@@ -124,7 +126,7 @@ def read_json(folder: Path, name: str) -> Mapping[str, Any]:
 def open_folder(folder: Path, cache: HashCache, progress: Progress = silent) -> tuple[ModelSpec, Manifest]:
     """Read what a model folder holds. Raises ModelError, IncompleteError where a download could help."""
     try:
-        config = read_json(folder, "config.json")
+        config = read_json(folder, CONFIG_NAME)
         ModelSpec.from_config(config)  # what can't be used is refused before gigabytes are hashed
         manifest = _manifest(folder, cache, progress)
     except OSError as exc:
@@ -143,35 +145,72 @@ def _spec(config: Mapping[str, Any], manifest: Manifest) -> ModelSpec:
 def _manifest(folder: Path, cache: HashCache, progress: Progress) -> Manifest:
     weight_map, names = _weight_files(folder)
     known = stored_files(folder)
-    files: list[FileEntry] = []
+    files = [_hashed_entry(folder, CONFIG_NAME, known, cache, silent)]
     tensors: dict[str, TensorInfo] = {}
+    described: dict[str, TensorInfo] = {}
     for name in names:
         path = inside(folder, name)
-        if not path.is_file():
-            if name not in known:
-                raise IncompleteError(f"{folder} lacks {name}")
-            files.append(known[name])
+        if path.is_file():
+            tensors.update(_read_header(path, name))
+            files.append(_hashed_entry(folder, name, known, cache, progress))
             continue
-        tensors.update(_read_header(path, name))
-        entry = FileEntry(name, path.stat().st_size, cache.sha256(path, progress))
-        if known.get(name, entry) != entry:
-            raise ModelError(f"{path} is damaged or was changed: it differs from {MANIFEST_NAME}; delete it")
-        files.append(entry)
-    for tensor, info in tensors.items():
+        if name not in known:
+            raise IncompleteError(f"{folder} lacks {name}")
+        files.append(known[name])
+        here, absent = _partial_tensors(path, known[name])
+        tensors.update(here)
+        described.update(absent)
+    for tensor, info in (tensors | described).items():
         if weight_map.setdefault(tensor, info.file) != info.file:
             raise ModelError(f"{folder}: {INDEX_NAME} places {tensor[:80]} in another file than {info.file}")
-    present = {entry.file for entry in tensors.values()}
-    if lost := next((t for t, file in weight_map.items() if file in present and t not in tensors), None):
+    found = tensors.keys() | described.keys()
+    present = {entry.file for entry in (*tensors.values(), *described.values())}
+    if lost := next((t for t, file in weight_map.items() if file in present and t not in found), None):
         raise ModelError(f"{folder}: {weight_map[lost]} lacks {lost[:80]}, which {INDEX_NAME} places there")
-    return Manifest(tuple(sorted(files)), MappingProxyType(weight_map), MappingProxyType(tensors))
+    return Manifest(
+        tuple(sorted(files)),
+        MappingProxyType(weight_map),
+        MappingProxyType(tensors),
+        MappingProxyType(described),
+    )
+
+
+def _hashed_entry(
+    folder: Path, name: str, known: Mapping[str, FileEntry], cache: HashCache, progress: Progress
+) -> FileEntry:
+    path = inside(folder, name)
+    entry = FileEntry(name, path.stat().st_size, cache.sha256(path, progress))
+    if known.get(name, entry) != entry:
+        raise ModelError(f"{path} is damaged or was changed: it differs from {MANIFEST_NAME}; delete it")
+    return entry
+
+
+def _partial_tensors(
+    path: Path, entry: FileEntry
+) -> tuple[Mapping[str, TensorInfo], Mapping[str, TensorInfo]]:
+    """Return the tensors of a partial file whose bytes are here, and those of which only the place is known."""
+    partial = PartialFile.open(path, entry)
+    if partial is None or not partial.holds(0, 1):
+        return {}, {}
+    length = header_bytes(path, data_path(path), entry.size)
+    if not partial.holds(0, 8 + length):
+        return {}, {}
+    found = _read_header(data_path(path), entry.name)
+    here = {name: info for name, info in found.items() if partial.holds(info.start, info.end)}
+    return here, {name: info for name, info in found.items() if name not in here}
+
+
+def read_weight_map(folder: Path) -> dict[str, str]:
+    """Return which file holds which tensor by the folder's index; empty without one. Raises ModelError."""
+    return parse_index(_read_small(folder, INDEX_NAME)) if inside(folder, INDEX_NAME).is_file() else {}
 
 
 def _weight_files(folder: Path) -> tuple[dict[str, str], list[str]]:
     """Return the index's weight map (empty without one) and the names of the weight files."""
-    if inside(folder, INDEX_NAME).is_file():
-        weight_map = parse_index(_read_small(folder, INDEX_NAME))
+    weight_map = read_weight_map(folder)
+    if weight_map:
         return weight_map, sorted(set(weight_map.values()))
-    if inside(folder, SINGLE_NAME).is_file():
+    if present(inside(folder, SINGLE_NAME)).is_file():
         return {}, [SINGLE_NAME]
     refuse_other_formats(folder.name, (path.name for path in folder.iterdir()))
     raise IncompleteError(f"{folder} has neither {SINGLE_NAME} nor {INDEX_NAME}")
@@ -224,8 +263,16 @@ def _read_small(folder: Path, name: str) -> bytes:
 
 def _read_header(path: Path, name: str) -> dict[str, TensorInfo]:
     size = path.stat().st_size
+    length = header_bytes(path, path, size)
     with path.open("rb") as file:
-        length = int.from_bytes(file.read(8), "little")
-        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
-            raise ModelError(f"{path} is not a safetensors file, or it is cut short")
+        file.seek(8)
         return parse_header(name, file.read(length), size)
+
+
+def header_bytes(path: Path, data: Path, size: int) -> int:
+    """Return the length of a safetensors header, the 8 bytes before it not counted. Raises ModelError."""
+    with data.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+        raise ModelError(f"{path} is not a safetensors file, or it is cut short")
+    return length

@@ -66,7 +66,7 @@ def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str) -> Footprint:
     guessed = _mean_sizes(manifest)
     itemsize = DTYPE_BYTES[dtype]
     for name, file in manifest.weight_map.items():
-        tensor = manifest.tensors.get(name)
+        tensor = manifest.layout(name)
         size = guessed[file] if tensor is None else _held(tensor, itemsize)
         layer = layer_of(name)
         if layer is not None and layer < spec.layers:

@@ -43,6 +43,7 @@ _NOT_OF_THE_MODEL = {
     "is_local",
     "local_files_only",
     "name_or_path",
+    "transformers_version",
 }
 """Keys that describe the conversion or this machine, not the weights that were saved."""
 

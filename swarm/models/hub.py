@@ -11,7 +11,6 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from huggingface_hub import constants, errors
 from huggingface_hub.utils import tqdm  # type: ignore[attr-defined]  # public by name, not by its typing
 
 from swarm.errors import ModelError
+from swarm.models.atomic import write_atomically
 from swarm.models.folder import (
     INDEX_NAME,
     MANIFEST_NAME,
@@ -28,9 +28,17 @@ from swarm.models.folder import (
     HashCache,
     read_json,
     refuse_other_formats,
-    write_atomically,
 )
-from swarm.models.manifest import FileEntry, check_name, decode_files, encode_files, parse_index, wanted
+from swarm.models.manifest import (
+    CONFIG_NAME,
+    FileEntry,
+    check_name,
+    decode_files,
+    encode_files,
+    is_companion,
+    parse_index,
+    wanted,
+)
 from swarm.models.spec import ModelSpec
 from swarm.types import LayerSpan
 
@@ -41,12 +49,6 @@ if TYPE_CHECKING:
 _HTTPError: type[Exception] = errors.HTTPError  # type: ignore[attr-defined]
 """The root of httpx's errors, or of its successor's: whichever this release of huggingface_hub uses."""
 _LOCK_SECONDS = 6 * 3600.0
-_ALWAYS = (
-    "config.json", "generation_config.json", INDEX_NAME,
-    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
-    "chat_template*", "additional_chat_templates/*.jinja",
-    "LICENSE*", "NOTICE*", "USE_POLICY*",
-)  # fmt: skip
 _MAX_SMALL_BYTES = 256 * 1024 * 1024
 
 
@@ -88,11 +90,11 @@ class _Download:
         self._listed, self._revision = self._listing()
 
     def run(self, span: Wanted, ends: bool) -> None:
-        if "config.json" not in self._listed:
+        if CONFIG_NAME not in self._listed:
             refuse_other_formats(self._name, self._listed)
             raise ModelError(f"{self._name} has no config.json on the hub")
-        self._fetch("config.json")
-        spec = ModelSpec.from_config(read_json(self._folder, "config.json"))
+        self._fetch(CONFIG_NAME)
+        spec = ModelSpec.from_config(read_json(self._folder, CONFIG_NAME))
         for listed in self._listed.values():
             if _is_always_taken(listed):
                 self._fetch(listed.name)
@@ -104,6 +106,8 @@ class _Download:
         entries = [
             self._entry(weight, weight.name in needed) for weight in sorted(weights, key=lambda w: w.name)
         ]
+        config = self._folder / CONFIG_NAME
+        entries.append(FileEntry(CONFIG_NAME, config.stat().st_size, self._cache.sha256(config)))
         write_atomically(self._folder / MANIFEST_NAME, encode_files(entries, revision=self._revision))
 
     def _listing(self) -> tuple[dict[str, _Listed], str]:
@@ -168,7 +172,8 @@ class _Download:
 
 
 def _is_always_taken(listed: _Listed) -> bool:
-    return listed.size <= _MAX_SMALL_BYTES and any(fnmatch(listed.name, pattern) for pattern in _ALWAYS)
+    wanted_name = listed.name == CONFIG_NAME or is_companion(listed.name)
+    return listed.size <= _MAX_SMALL_BYTES and wanted_name
 
 
 def _bar(what: str, progress: Progress) -> type[tqdm]:

@@ -1,7 +1,8 @@
-"""Which weight files make up a model, and which bytes of them are which tensor. Reads no file itself.
+"""Which files make up a model, and which bytes of them are which tensor. Reads no file itself.
 
-The digest is computed from every file's name, size and SHA-256, so a node that holds a few of the files and
-knows the rest by hearsay (the hub's listing, a stored manifest) names the model as one that holds them all.
+The digest is computed from the name, size and SHA-256 of config.json and of every weight file, so a node that
+holds a few of the files and knows the rest by hearsay (the hub's listing, a stored manifest) names the model as
+one that holds them all.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from pathlib import PurePosixPath
 from types import MappingProxyType
 from typing import Annotated, Any
 
@@ -21,6 +24,16 @@ from swarm.errors import ModelError
 from swarm.types import LayerSpan
 
 MAX_MANIFEST_BYTES = 4 * 1024 * 1024
+CONFIG_NAME = "config.json"
+WEIGHT_SUFFIX = ".safetensors"
+COMPANIONS = (
+    "generation_config.json", "model.safetensors.index.json",
+    "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab.json", "merges.txt",
+    "chat_template*", "additional_chat_templates/*.jinja",
+    "LICENSE*", "NOTICE*", "USE_POLICY*",
+)  # fmt: skip
+"""What goes with a model's weights wherever they go: patterns of names. Pickles and code never do."""
+_COMPANION_SUFFIXES = frozenset(["", ".json", ".jinja", ".txt", ".md", ".model", ".tiktoken"])
 MAX_HEADER_BYTES = 100_000_000
 """The safetensors format's own limit."""
 
@@ -41,7 +54,7 @@ _BITS = {
 
 
 class FileEntry(msgspec.Struct, frozen=True, order=True):
-    """One safetensors file of a model: its name in the folder (one '/' at most), bytes, SHA-256 in hex."""
+    """One file of a model: its name in the folder (one '/' at most), bytes, SHA-256 in hex."""
 
     name: str
     size: int
@@ -71,13 +84,19 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True)
 class Manifest:
-    """Every weight file of a model, and the tensors of those that are on this disk."""
+    """Config and weight files of a model, and the tensors of those that are on this disk."""
 
     files: tuple[FileEntry, ...]
     weight_map: Mapping[str, str]
     """Name of each tensor of the model -> name of the file that holds it."""
     tensors: Mapping[str, TensorInfo] = field(default_factory=lambda: MappingProxyType({}))
-    """Tensors of the files that are on this disk; all of ``weight_map``'s when every file is."""
+    """Tensors whose bytes are on this disk; all of ``weight_map``'s when every file is."""
+    described: Mapping[str, TensorInfo] = field(default_factory=lambda: MappingProxyType({}))
+    """Further tensors of which only the place is known: their file's header is here, their bytes are not."""
+
+    def layout(self, tensor: str) -> TensorInfo | None:
+        """Return where a tensor lies in its file, if that is known."""
+        return self.tensors.get(tensor) or self.described.get(tensor)
 
     @property
     def digest(self) -> str:
@@ -89,7 +108,7 @@ class Manifest:
         return frozenset(file for name, file in self.weight_map.items() if wanted(name, span, ends=ends))
 
     def layer_bytes(self, layer: int) -> int:
-        """Return the weight bytes of one decoder layer; raises ModelError when a file of it is not here."""
+        """Return the weight bytes of one decoder layer; raises ModelError when a file's header is not here."""
         return self._bytes(LayerSpan(layer, layer + 1), ends=False)
 
     def end_bytes(self) -> int:
@@ -97,16 +116,31 @@ class Manifest:
         return self._bytes(None, ends=True)
 
     def _bytes(self, span: LayerSpan | None, *, ends: bool) -> int:
-        names = [name for name in self.weight_map if wanted(name, span, ends=ends)]
-        if absent := next((name for name in names if name not in self.tensors), None):
-            raise ModelError(f"{self.weight_map[absent]}, which holds {absent}, is not on this disk")
-        return sum(self.tensors[name].octets for name in names)
+        octets = 0
+        for name in self.weight_map:
+            if wanted(name, span, ends=ends):
+                place = self.layout(name)
+                if place is None:
+                    raise ModelError(f"{self.weight_map[name]}, which holds {name}, is not on this disk")
+                octets += place.octets
+        return octets
 
 
 def digest_of(files: Iterable[FileEntry]) -> str:
     """Return the SHA-256 (hex) over the listing: sorted lines of name, tab, size, tab, SHA-256."""
     listing = "".join(f"{entry.name}\t{entry.size}\t{entry.sha256}\n" for entry in sorted(files))
-    return hashlib.sha256(b"swarm-manifest/1\n" + listing.encode()).hexdigest()
+    return hashlib.sha256(b"swarm-manifest/2\n" + listing.encode()).hexdigest()
+
+
+def is_weight_file(name: str) -> bool:
+    """Say whether a file belongs to what a model's digest names: its config and its safetensors."""
+    return is_name(name) and (name == CONFIG_NAME or name.endswith(WEIGHT_SUFFIX))
+
+
+def is_companion(name: str) -> bool:
+    """Say whether a file goes along with the weights: tokenizer, chat template, licence and the like."""
+    plain = is_name(name) and PurePosixPath(name).suffix in _COMPANION_SUFFIXES
+    return plain and any(fnmatchcase(name, pattern) for pattern in COMPANIONS)
 
 
 def is_name(text: str) -> bool:

@@ -16,8 +16,8 @@ import platformdirs
 
 from swarm.errors import ModelError
 from swarm.models.catalog import DEFAULT_MODEL
-from swarm.models.folder import HashCache, IncompleteError, open_folder
-from swarm.models.manifest import Manifest, check_name, is_name
+from swarm.models.folder import HashCache, IncompleteError, open_folder, stored_files
+from swarm.models.manifest import Manifest, check_name, digest_of, is_name, wanted
 from swarm.models.progress import Progress, silent
 from swarm.models.spec import ModelSpec
 from swarm.types import LayerSpan, ModelId
@@ -30,6 +30,9 @@ Wanted = LayerSpan | Literal["all"] | None
 """Which layers' weights are wanted: a span, all of them, or none."""
 
 _SNAPSHOT = re.compile(r"models--(.+)\Z")
+_OTHER = "@"
+"""Stands between the name and the digest of a folder of other weights under a name that is taken."""
+_OTHER_DIGITS = 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,8 +47,10 @@ class LocalModel:
     def lacks(self, span: Wanted, *, ends: bool) -> tuple[str, ...]:
         """Return the weight files that are needed for the span and the ends but are not on this disk."""
         layers = LayerSpan(0, self.spec.layers) if span == "all" else span
-        needed = self.manifest.files_for(layers, ends=ends)
-        return tuple(sorted(needed - {tensor.file for tensor in self.manifest.tensors.values()}))
+        manifest = self.manifest
+        absent = manifest.weight_map.keys() - manifest.tensors.keys()
+        needed = (tensor for tensor in absent if wanted(tensor, layers, ends=ends))
+        return tuple(sorted({manifest.weight_map[tensor] for tensor in needed}))
 
 
 class ModelStore:
@@ -59,6 +64,20 @@ class ModelStore:
     def folder(self, name: str) -> Path:
         """Return where the model called ``name`` lives in this store. Raises ModelError for a bad name."""
         return self.home.joinpath("models", *check_name(name).split("/"))
+
+    def folder_for(self, model: ModelId) -> Path:
+        """Return where the files of exactly this model go: its name's folder, unless other weights lie there."""
+        folder = self.folder(model.name)
+        if not folder.exists() or _digest_in(folder) == model.digest:
+            return folder
+        return folder.with_name(f"{folder.name}{_OTHER}{model.digest[:_OTHER_DIGITS]}")
+
+    def find_exactly(self, model: ModelId, progress: Progress = silent) -> LocalModel | None:
+        """Return what is on this disk of a model with just these weights; None when nothing usable is."""
+        found = self._whole(self.folder_for(model), model.name, progress)
+        if found is None or found.id != model:
+            found = self.find(model.name, progress)
+        return found if found is not None and found.id == model else None
 
     def find(
         self, name_or_folder: str, progress: Progress = silent, *, name: str | None = None
@@ -107,7 +126,7 @@ class ModelStore:
         found: list[LocalModel] = []
         for folder in sorted(path.parent for path in configs):
             try:
-                model = self._whole(folder, folder.relative_to(root).as_posix(), progress)
+                model = self._whole(folder, _name_of(folder, root), progress)
             except ModelError as exc:
                 log.warning("%s is left out: %s", folder, exc)
                 continue
@@ -137,10 +156,22 @@ class ModelStore:
         real = folder.resolve()
         root = (self.home / "models").resolve()
         if real.is_relative_to(root) and real != root:
-            return real.relative_to(root).as_posix()
+            return _name_of(real, root)
         if real.parent.name == "snapshots" and (match := _SNAPSHOT.match(real.parents[1].name)):
             return match[1].replace("--", "/", 1)
         return real.name
+
+
+def _name_of(folder: Path, root: Path) -> str:
+    return folder.relative_to(root).as_posix().partition(_OTHER)[0]
+
+
+def _digest_in(folder: Path) -> str | None:
+    """Return the digest of the listing that a download left in a folder; None when there is none."""
+    try:
+        return digest_of(stored_files(folder).values())
+    except (OSError, ModelError):
+        return None
 
 
 def default_home() -> Path:

@@ -54,6 +54,7 @@ class LinkOwner(Interface):
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None: ...
     def misbehaved(self, link: Link, error: ProtocolError) -> None: ...
     def lost(self, link: Link, reason: str, *, graceful: bool) -> None: ...
+    def drained(self, link: Link) -> None: ...
 
 
 class Link:
@@ -118,6 +119,11 @@ class Link:
             self._owner.lost(self, reason, graceful=False)
             raise LinkDownError(self.info.node, reason)
 
+    @property
+    def weights_waiting(self) -> int:
+        """Bytes of weights that wait for all else to be sent."""
+        return self._queue.weights_bytes
+
     def close(self, code: int) -> None:
         self._connection.close(code)
 
@@ -167,7 +173,10 @@ class Link:
         self._owner.misbehaved(self, error)
 
     def writable(self) -> None:
+        waited = self._queue.weights_bytes
         self._pump()
+        if waited and not self._queue.weights_bytes:
+            self._owner.drained(self)
 
     def ended(self, reason: str, code: int | None) -> None:
         self._owner.lost(self, reason, graceful=code in GRACEFUL_CODES)

@@ -123,6 +123,11 @@ class Network:
     def linked(self, node: NodeId) -> bool:
         return node in self._table
 
+    def weights_waiting(self, node: NodeId) -> int:
+        """Return how many bytes of weights wait to be sent to a peer; 0 without a link."""
+        link = self._table.get(node)
+        return link.weights_waiting if link is not None else 0
+
     def links(self) -> tuple[NodeId, ...]:
         return self._table.nodes()
 

@@ -33,6 +33,9 @@ class Receiver(Interface):
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
         """Take a message. A ProtocolError raised here closes the link with its code."""
 
+    def drained(self, node: NodeId) -> None:
+        """The weights that waited for this peer have been sent."""
+
 
 class RefusalLog:
     """One warning a refused peer, and at most one in ten seconds for each address."""
@@ -204,6 +207,10 @@ class LinkTable:
         if not self._downs:
             asyncio.get_running_loop().call_soon(self._report_downs)
         self._downs.append((link.info.node, reason, graceful))
+
+    def drained(self, link: Link) -> None:
+        if self._links.get(link.info.node) is link:
+            self._receiver.drained(link.info.node)
 
     def _report_downs(self) -> None:
         downs, self._downs = self._downs, []

@@ -13,16 +13,20 @@ from swarm.protocol.messages import (
     Gossip,
     Heartbeat,
     Leave,
+    NoWeights,
     Output,
     PeerChecked,
     Probe,
     ProbeAnswer,
     Step,
+    WantWeights,
+    Weights,
 )
 
 _PURPOSES: dict[type, str] = {
     **dict.fromkeys((Step, Output), "steps"),
     **dict.fromkeys((Heartbeat, Gossip, Digest, CheckPeer, PeerChecked, Leave), "gossip"),
+    **dict.fromkeys((WantWeights, Weights, NoWeights), "weights"),
     **dict.fromkeys((Probe, ProbeAnswer, Credit), "link"),
 }
 OTHERS = "sessions"

@@ -17,6 +17,7 @@ from swarm.protocol.messages import (
     Heartbeat,
     Leave,
     Need,
+    NoWeights,
     Opened,
     OpenSession,
     Output,
@@ -25,13 +26,17 @@ from swarm.protocol.messages import (
     Renew,
     Replay,
     Step,
+    WantWeights,
+    Weights,
 )
 
 if TYPE_CHECKING:
     from swarm.net.peers import PeerInfo
     from swarm.node.gossip_loop import GossipLoop
     from swarm.node.origin import Origin
+    from swarm.node.sharing import Sharing
     from swarm.node.stage_service import StageService
+    from swarm.node.transfer import Transfer
     from swarm.types import NodeId
 
 
@@ -41,12 +46,19 @@ class Dispatch:
     gossip: GossipLoop
     stage: StageService
     origin: Origin
+    sharing: Sharing
+    transfer: Transfer
 
     def link_up(self, peer: PeerInfo) -> None:
         self.gossip.link_up(peer)
 
     def link_down(self, node: NodeId, reason: str, graceful: bool) -> None:  # noqa: ARG002
+        self.sharing.gone(node)
+        self.transfer.gone(node)
         self.gossip.link_down(node, graceful)
+
+    def drained(self, node: NodeId) -> None:
+        self.sharing.drained(node)
 
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
         """Raises ProtocolError for a message that its sender may not send; the link closes."""
@@ -67,6 +79,10 @@ class Dispatch:
                 self.stage.on_need(node, message)
             case Replay():
                 self.stage.on_replay(node, message)
+            case WantWeights():
+                self.sharing.asked(node, message)
+            case Weights() | NoWeights():
+                self.transfer.received(node, message, payload)
             case Drain():
                 self.origin.drained(node, message)
             case _:

@@ -26,6 +26,7 @@ class ServedModel:
     digest: str
     layers: int
     context_tokens: int
+    """0 while nothing of the model is on this disk."""
     created: int
     """Unix seconds when this process first saw it."""
     missing: tuple[LayerSpan, ...] = ()
@@ -131,8 +132,15 @@ class FrontDoor(Protocol):
 
     def models(self) -> tuple[ServedModel, ...]: ...
 
+    async def ready(self, model: str) -> ServedModel:
+        """Make sure that a model can be served here: what this door lacks of it is fetched.
+
+        Raises UnknownModelError, AmbiguousModelError, NoPathError, ModelOnItsWayError while it is fetched,
+        ModelError when it can't be had.
+        """
+
     async def tokenizer(self, model: str) -> ChatTokenizer:
-        """Raises UnknownModelError, or ModelError when the model's files are not on this disk."""
+        """Raises as ``ready`` does."""
 
     async def open(self, request: GenerationRequest) -> Generation:
         """Find a path and reserve it on every hop; nothing is sent to the client before this returns.

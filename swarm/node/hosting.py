@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from swarm.config import MIB
 from swarm.errors import ModelError, SwarmError
@@ -16,16 +16,18 @@ from swarm.models.footprint import Footprint, footprint_of
 from swarm.models.memory import Memory, check_fits, divide, needed_bytes, reach
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.node.mover import Mover
-from swarm.routing.placement import Machine
+from swarm.routing.placement import Machine, missing_layers
 from swarm.routing.placer import Placer
 from swarm.types import LayerSpan, ModelId, NodeId
+
+RETRY_SECONDS = 2.0
 
 if TYPE_CHECKING:
     from swarm.config import ModelSettings
     from swarm.engine.jobs import LoadedEnds, LoadedStage
     from swarm.engine.worker import Engine
-    from swarm.models.progress import Progress
-    from swarm.models.store import LocalModel, ModelStore
+    from swarm.models.store import LocalModel
+    from swarm.node.library import Library
     from swarm.routing.view import SwarmView
 
 DRAIN_LOOK_SECONDS = 0.1
@@ -41,12 +43,11 @@ class Hosting:
         *,
         node: NodeId,
         settings: ModelSettings,
-        store: ModelStore,
+        library: Library,
         engine: Engine,
         memory: Memory,
         view: Callable[[], SwarmView],
         announce: Callable[[str], None],
-        progress: Progress | None,
         on_change: Callable[[], None],
         joined: Callable[[], Awaitable[None]],
         native: Callable[[str], bool],
@@ -55,15 +56,13 @@ class Hosting:
         self._native = native
         self._joined = joined
         self._settings = settings
-        self._store = store
+        self._library = library
         self._engine = engine
         self._memory = memory
         self._ends_wanted = memory.door
         self._view = view
         self._announce = announce
-        self._progress = progress
         self._on_change = on_change
-        self._local: dict[ModelId, LocalModel] = {}
         self._stages: list[tuple[LoadedStage, int]] = []
         self._ends: dict[ModelId, LoadedEnds] = {}
         self._tokenizers: dict[ModelId, ChatTokenizer] = {}
@@ -77,10 +76,7 @@ class Hosting:
     # --- what others read ---
 
     def local_models(self) -> dict[ModelId, LocalModel]:
-        return self._local
-
-    def by_name(self, name: str) -> LocalModel | None:
-        return next((local for local in self._local.values() if local.id.name == name), None)
+        return self._library.models
 
     def hosted(self) -> tuple[HostedSpan, ...]:
         """The spans for this node's record."""
@@ -116,35 +112,27 @@ class Hosting:
         Raises SwarmError when a model or layers that were named can't be had: whoever named them should know at once.
         A node that was told nothing stays a member whatever happens, and says what it lacks.
         """
-        local = await (self._asked_for() if self._settings.model else self._served_by_swarm())
-        self._local[local.id] = local
-        try:
-            if self._settings.layers == "auto":
-                await self._joined()
-                await self._place(local)
-            else:
-                await self._load(local)
-        except SwarmError as exc:
-            if self._settings.model:
-                raise
-            self._announce(f"Could not load {local.id}, so this node is a member without layers: {exc}")
+        if self._settings.model:
+            await self._hold(await self._asked_for())
+        elif self._settings.layers == "none":
+            self._settle()
+        else:
+            await self._serve_with_the_swarm()
+
+    async def _hold(self, local: LocalModel) -> None:
+        if self._settings.layers == "auto":
+            await self._joined()
+            await self._place(local)
+        else:
+            await self._load(local)
 
     async def _asked_for(self) -> LocalModel:
-        layers = self._settings.layers
-        wanted: LayerSpan | Literal["all"] | None = layers if isinstance(layers, LayerSpan) else None
-        if layers == "auto":
-            wanted = "all"
-        return await asyncio.to_thread(
-            self._store.obtain,
-            self._settings.model,
-            span=wanted,
-            ends=self._ends_wanted,
-            progress=self._progress,
-        )
+        """Return what is known of the model that was named; its weights come when it is decided which."""
+        return await self._library.named(self._settings.model, span=None, ends=False)
 
-    async def _served_by_swarm(self) -> LocalModel:
-        """Wait until the swarm serves a model that is on this disk; say once what is lacking."""
-        said: set[ModelId] = set()
+    async def _serve_with_the_swarm(self) -> None:
+        """Hold layers of what the swarm serves, fetched from its members; say once what prevents it."""
+        said = ""
         await self._joined()
         if not self._view().layers:
             self._announce(
@@ -152,18 +140,27 @@ class Hosting:
                 "Restart it with --model ID_OR_FOLDER, or start another node that serves one."
             )
         while True:
-            for model_id in sorted(self._view().layers):
-                local = await asyncio.to_thread(self._store.find, model_id.name)
-                if local is not None and local.id == model_id:
-                    return local
-                if model_id not in said:
-                    said.add(model_id)
-                    why = "is not on this disk" if local is None else "has other weights on this disk"
-                    self._announce(
-                        f"The swarm serves {model_id}, which {why}: this node is a member without layers. "
-                        f"Restart this node with --model {model_id.name} to obtain and serve it."
-                    )
-            await asyncio.sleep(1.0)
+            model = self._model_to_serve()
+            if model is not None:
+                try:
+                    await self._hold(await self._library.exactly(model, span=None, ends=False))
+                except SwarmError as exc:
+                    problem = f"Could not load {model}, so this node is a member without layers: {exc}"
+                    if problem != said:
+                        self._announce(problem)
+                        said = problem
+                else:
+                    return
+            await asyncio.sleep(RETRY_SECONDS)
+
+    def _model_to_serve(self) -> ModelId | None:
+        """The model of the swarm that lacks the most layers; the first by name of equals."""
+        view = self._view()
+        lacking = {
+            model: sum(len(hole) for hole in missing_layers(view, model, layers))
+            for model, layers in view.layers.items()
+        }
+        return min(lacking, key=lambda model: (-lacking[model], model), default=None)
 
     async def _place(self, local: LocalModel) -> None:
         """Hold what helps the swarm most, now and later. Raises SwarmError if nothing can be loaded at first."""
@@ -196,8 +193,12 @@ class Hosting:
         if self._settled:
             return
         if self._ends_wanted:
+            local = await self._library.complete(local, [], ends=True)
             await self.need_ends(local)
             await self.tokenizer(local)
+        self._settle()
+
+    def _settle(self) -> None:
         self._settled = True
         self._on_change()
 
@@ -241,7 +242,8 @@ class Hosting:
         self._on_change()
 
     async def load(self, local: LocalModel, span: LayerSpan) -> None:
-        """Load and advertise ``span`` beside what is held."""
+        """Load and advertise ``span`` beside what is held, its weights fetched first if they are not here."""
+        local = await self._library.complete(local, [span], ends=False)
         dtype = self.compute_dtype(local)
         self._divide_memory(local, [*self._spans_of(local), span])
         self._announce(f"Loading {span.described()} of {local.id.name} in {dtype} …")

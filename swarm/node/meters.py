@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from swarm.gossip.member import Member
     from swarm.net.traffic import Traffic
     from swarm.node.front import ServedModel
+    from swarm.node.sharing import WeightTraffic
     from swarm.protocol.messages import HopTime
 
 
@@ -98,16 +99,25 @@ MISSING = Spec("swarm_missing_layers", "gauge", "Layers that no live node holds.
 SERVABLE = Spec("swarm_model_servable", "gauge", "1 when this node's door can serve the model.", ("model",))
 RTT = Spec("swarm_link_rtt_seconds", "gauge", "Round trip to a linked node.", ("node",))
 SENT = Spec(
-    "swarm_link_sent_bytes", "counter", "Sent to other nodes: gossip, steps, sessions, link.", ("purpose",)
+    "swarm_link_sent_bytes",
+    "counter",
+    "Sent to other nodes: gossip, steps, sessions, weights, link.",
+    ("purpose",),
 )
 RECEIVED = Spec("swarm_link_received_bytes", "counter", "Received from other nodes.")
+WEIGHTS_SENT = Spec("swarm_weights_sent_bytes", "counter", "Weights given to other members.")
+WEIGHTS_RECEIVED = Spec("swarm_weights_received_bytes", "counter", "Weights that came from other members.")
+WEIGHTS_WRONG = Spec(
+    "swarm_weights_wrong_chunks", "counter", "Chunks of weights that were not what they should be."
+)
 LAG = Spec("swarm_loop_lag_seconds", "gauge", "How late the event loop ran, last minute.", ("quantile",))
 
 SPECS = (
     STEP_ROWS, STEP_COMPUTE, STEP_QUEUE, HOP_COMPUTE, HOP_QUEUE, FAILOVERS, QUEUED_JOBS, SEQUENCES, HOP_SESSIONS,
-    KV_USED, KV_KEPT, KV_BUDGET, WEIGHTS, PASSES, ROWS, BUSY, MEMBERS, MISSING, SERVABLE, RTT, SENT, RECEIVED, LAG,
+    KV_USED, KV_KEPT, KV_BUDGET, WEIGHTS, PASSES, ROWS, BUSY, MEMBERS, MISSING, SERVABLE, RTT, SENT, RECEIVED,
+    WEIGHTS_SENT, WEIGHTS_RECEIVED, WEIGHTS_WRONG, LAG,
 )  # fmt: skip
-_PURPOSES = ("gossip", "steps", "sessions", "link")
+_PURPOSES = ("gossip", "steps", "sessions", "weights", "link")
 
 
 class Meters:
@@ -144,6 +154,7 @@ def readings(
     members: Iterable[Member],
     models: Iterable[ServedModel],
     traffic: Traffic,
+    weights: WeightTraffic,
     *,
     hop_sessions: int,
     loop_lag: Mapping[str, Any],
@@ -162,6 +173,9 @@ def readings(
         ROWS: engine.rows,
         BUSY: engine.busy_seconds,
         RECEIVED: traffic.received_bytes,
+        WEIGHTS_SENT: weights.bytes_sent,
+        WEIGHTS_RECEIVED: weights.bytes_received,
+        WEIGHTS_WRONG: weights.wrong_chunks,
     }
     yield from (spec.read({(): value}) for spec, value in values.items())
     health = Tally(member.health.name.lower() for member in members)

@@ -25,15 +25,19 @@ from swarm.node.bus import Bus
 from swarm.node.control import ControlServer
 from swarm.node.controls import Controls
 from swarm.node.dispatch import Dispatch
+from swarm.node.door_models import DoorModels
 from swarm.node.doors import Doors, FrontDoorFactory
 from swarm.node.drain import Drainer
 from swarm.node.gossip_loop import GossipLoop
 from swarm.node.hosting import Hosting
 from swarm.node.lag import LoopLag
+from swarm.node.library import Library
 from swarm.node.meters import Meters, readings
 from swarm.node.origin import Origin
+from swarm.node.sharing import Sharing, WeightTraffic
 from swarm.node.stage_service import StageService
 from swarm.node.status import swarm_state
+from swarm.node.transfer import Transfer
 from swarm.node.views import build_view
 from swarm.routing.view import SwarmView
 from swarm.sessions.hop import HopSessions
@@ -122,15 +126,36 @@ class Node:
             unreachable=lambda node: self._link_changed(node, False),
             spawn=self._spawn,
         )
+        store = ModelStore()
+        self._weight_traffic = WeightTraffic()
+        self._library = Library(
+            store=store,
+            transfer=self._transfer_of(store),
+            served=lambda: self.view().layers,
+            known=self._known_models,
+            holders=self._holders,
+            joined=self._joined,
+            pins=config.model.pins,
+            announce=self._announce,
+            progress=progress,
+        )
+        self._sharing = dispatch.sharing = Sharing(
+            network=self._network,
+            models=lambda: list(self._library.models.values()),
+            cache=store.cache,
+            settings=config.weights,
+            busy=self._busy,
+            clock=clock,
+            traffic=self._weight_traffic,
+        )
         self._hosting = Hosting(
             node=self._id,
             settings=config.model,
-            store=ModelStore(),
+            library=self._library,
             engine=self._engine,
             memory=self._memory,
             view=self.view,
             announce=self._announce,
-            progress=progress,
             on_change=self._advertise,
             joined=self._joined,
             native=lambda dtype: computes_natively(self._device, dtype),
@@ -153,12 +178,21 @@ class Node:
             clock=clock,
             meters=self._meters,
         )
+        self._door_models = DoorModels(
+            library=self._library,
+            hosting=self._hosting,
+            wait_seconds=config.api.queue_seconds,
+            on_change=self._advertise,
+            announce=self._announce,
+        )
         self._origin = dispatch.origin = Origin(
             node=self._id,
             config=config,
             engine=self._engine,
             bus=self._bus,
             hosting=self._hosting,
+            library=self._library,
+            door=self._door_models,
             view=self.view,
             names=self.name_of,
             labels=self.labels_of,
@@ -186,9 +220,23 @@ class Node:
         )
         # The front door's calls are the origin's.
         self.models = self._origin.models
+        self.ready = self._origin.ready
         self.tokenizer = self._origin.tokenizer
         self.open = self._origin.open
         self.starving = self._origin.starving
+
+    def _transfer_of(self, store: ModelStore) -> Transfer:
+        self._dispatch.transfer = Transfer(
+            node=self._id,
+            network=self._network,
+            connect=self._connect,
+            store=store,
+            settings=self._config.weights,
+            busy=self._busy,
+            clock=self._clock,
+            traffic=self._weight_traffic,
+        )
+        return self._dispatch.transfer
 
     # --- life ---
 
@@ -217,7 +265,9 @@ class Node:
                 if open_front_door is not None and self._config.api.listen is not None:
                     await doors.open()
                 await control.start()
-                running += [tasks.create_task(work()) for work in (self._hosting.run, self._report_load)]
+                later = (self._hosting.run, self._report_load, self._sharing.run)
+                running += [tasks.create_task(work()) for work in later]
+                running.append(tasks.create_task(self._door_models.run(self._config.model.serve)))
                 await self._stopping.wait()
                 await self._drainer.drain(self._at_once)
                 await self._leave(doors)
@@ -229,6 +279,7 @@ class Node:
         finally:
             await control.aclose()
             await doors.aclose()
+            await self._door_models.aclose()
             await self._network.aclose()
             await self._engine.aclose()
         if self._failure is not None:
@@ -372,6 +423,25 @@ class Node:
             self._view_until = now + LOAD_SECONDS
         return self._view
 
+    def _busy(self) -> bool:
+        """Whether answers pass through this node now."""
+        return self._stage.session_count > 0 or self._origin.running > 0
+
+    def _known_models(self) -> set[ModelId]:
+        """The models of which some member has something on its disk."""
+        others = [member.record for member in self._membership.members() if member.routable]
+        return {model for record in others for model in record.models} | set(self.view().layers)
+
+    def _holders(self, model: ModelId) -> list[NodeId]:
+        """The members that have something of a model on their disks."""
+        return [
+            member.node
+            for member in self._membership.members()
+            if member.routable
+            and member.node != self._id
+            and (model in member.record.models or any(held.model == model for held in member.record.spans))
+        ]
+
     def name_of(self, node: NodeId) -> str:
         member = self._membership.member(node)
         return member.record.name if member is not None else ""
@@ -461,6 +531,7 @@ class Node:
             self._membership.members(),
             self._origin.models(),
             self._network.traffic,
+            self._weight_traffic,
             hop_sessions=self._stage.session_count,
             loop_lag=self._lag.percentiles(),
         )
@@ -475,6 +546,7 @@ class Node:
             hop_sessions=self._stage.session_count,
             loop_lag=self._lag.percentiles(),
             traffic=self._network.stats(),
+            weights=self._weight_traffic,
             detail=detail,
         )
 

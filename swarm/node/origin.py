@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 from swarm.engine.grammar import GrammarMask
 from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult
 from swarm.engine.sampling import Sampler
-from swarm.errors import (
-    ContextLengthError,
-    DrainingError,
-    LinkDownError,
-    NoPathError,
-    RequestError,
-    UnknownModelError,
-)
+from swarm.errors import ContextLengthError, DrainingError, LinkDownError, NoPathError, RequestError
 from swarm.node.front import GenerationRequest, RouteHop, ServedModel
 from swarm.node.generation import OriginTag, RunningGeneration
 from swarm.node.hosting import Hosting, private_layers
@@ -41,6 +34,8 @@ if TYPE_CHECKING:
     from swarm.models.store import LocalModel
     from swarm.models.tokenizer import ChatTokenizer
     from swarm.node.bus import Bus
+    from swarm.node.door_models import DoorModels
+    from swarm.node.library import Library
     from swarm.node.meters import Meters
     from swarm.routing.view import SwarmView
 
@@ -69,6 +64,8 @@ class Origin:
         engine: Engine,
         bus: Bus,
         hosting: Hosting,
+        library: Library,
+        door: DoorModels,
         view: Callable[[], SwarmView],
         names: Callable[[NodeId], str],
         labels: Callable[[NodeId], tuple[str, ...]],
@@ -81,6 +78,8 @@ class Origin:
         self._engine = engine
         self._bus = bus
         self._hosting = hosting
+        self._library = library
+        self._door = door
         self._view = view
         self._names = names
         self._labels = labels
@@ -110,25 +109,38 @@ class Origin:
         return tuple(self._served(model_id, *known[model_id], view) for model_id in sorted(known))
 
     def _served(
-        self, model_id: ModelId, layers: int, local: LocalModel | None, view: SwarmView
+        self, model_id: ModelId, layers: int, local: LocalModel | None, view: SwarmView, name: str = ""
     ) -> ServedModel:
-        created = self._first_seen.setdefault(model_id, int(time.time()))
-        problem = "" if local else "its tokenizer, embedding and head are not on this node's disk"
-        if self.draining:
-            problem = "this node is leaving the swarm"
         return ServedModel(
-            name=model_id.name,
+            name=name or self._name(model_id),
             digest=model_id.digest,
             layers=layers,
             context_tokens=local.spec.context_tokens if local else 0,
-            created=created,
+            created=self._first_seen.setdefault(model_id, int(time.time())),
             # A node that leaves is no part of its own view.
             missing=() if self.draining else missing_layers(view, model_id, layers),
-            problem=problem,
+            problem="this node is leaving the swarm" if self.draining else self._door.problem(model_id),
         )
 
+    def _name(self, model_id: ModelId) -> str:
+        """Return the model's name, or its long one where the name means other weights or several."""
+        try:
+            return model_id.name if self._library.resolve(model_id.name) == model_id else str(model_id)
+        except RequestError:
+            return str(model_id)
+
+    async def ready(self, model: str) -> ServedModel:
+        if self.draining:
+            raise DrainingError
+        view, model_id = self._view(), self._library.resolve(model)
+        local = self._hosting.local_models().get(model_id)
+        layers = local.spec.layers if local is not None else view.layers[model_id]
+        if missing := missing_layers(view, model_id, layers):
+            raise NoPathError(model, missing)
+        return self._served(model_id, layers, await self._door.ready(model_id), self._view(), model)
+
     async def tokenizer(self, model: str) -> ChatTokenizer:
-        return await self._hosting.tokenizer(self._local(model))
+        return await self._door.tokenizer(self._library.resolve(model))
 
     def _session_settings(self, model: ModelId) -> SessionSettings:
         settings = self._config.session
@@ -137,14 +149,13 @@ class Origin:
     async def open(self, request: GenerationRequest) -> RunningGeneration:
         if self.draining:
             raise DrainingError
-        local = self._local(request.model)
+        local = await self._door.ready(self._library.resolve(request.model))
         spec = local.spec
         if not request.prompt:
             raise RequestError("The prompt has no tokens.", param="messages")
         if len(request.prompt) >= spec.context_tokens:
             raise ContextLengthError(len(request.prompt), spec.context_tokens)
         tokenizer = await self._hosting.tokenizer(local)
-        await self._hosting.need_ends(local)
         mask = await _mask(tokenizer, request)
         now = self._clock()
         stop_ids = request.stop_token_ids | (frozenset() if request.ignore_eos else tokenizer.stop_ids)
@@ -335,21 +346,6 @@ class Origin:
             except LinkDownError:
                 # The link tier reports it to these very sessions; they find another path.
                 continue
-
-    def _local(self, name: str) -> LocalModel:
-        """The model a request's name means here: the one loaded or on disk, else the only one in view."""
-        local = self._hosting.by_name(name)
-        if local is not None:
-            return local
-        served = self.models()
-        for model in served:
-            if model.name == name:
-                if model.missing:
-                    raise NoPathError(name, model.missing)
-                raise NoPathError(
-                    name, (), f"this front door can't serve {name}: {model.problem}; no hop can be asked for"
-                )
-        raise UnknownModelError(name, [model.name for model in served])
 
 
 async def _mask(tokenizer: ChatTokenizer, request: GenerationRequest) -> GrammarMask | None:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from swarm.gossip.member import Member
     from swarm.net.peers import LinkStats
     from swarm.node.front import ServedModel
+    from swarm.node.sharing import WeightTraffic
     from swarm.types import NodeId
 
 
@@ -23,6 +24,7 @@ def swarm_state(
     hop_sessions: int,
     loop_lag: Mapping[str, float],
     traffic: Mapping[NodeId, LinkStats],
+    weights: WeightTraffic,
     detail: bool,
 ) -> dict[str, Any]:
     """Build what /swarm/state answers; addresses and links only with ``detail``."""
@@ -54,6 +56,15 @@ def swarm_state(
             "hop_sessions": hop_sessions,
         },
         "loop_lag_ms": dict(loop_lag),
+        "weights": {
+            "bytes_sent": weights.bytes_sent,
+            "bytes_received": weights.bytes_received,
+            "wrong_chunks": weights.wrong_chunks,
+            "fetching": {
+                what: {"bytes_received": came, "bytes_wanted": wanted}
+                for what, (came, wanted) in weights.under_way.items()
+            },
+        },
     }
     if detail:
         state["traffic"] = {

@@ -2,8 +2,9 @@
 
     frame  = header length (u16) | part (u16) | parts (u16) | message number (u32) | header | payload bytes
 
-Only part 0 has a header. Only Step and Output carry a payload: exactly count x hidden x itemsize bytes, in as
-many parts as needed; frames of other messages may pass between the parts of one.
+Only part 0 has a header. Only Step, Output and Weights carry a payload, of exactly the size that their header says
+(count x hidden x itemsize, or octets), in as many parts as needed; frames of other messages may pass between the
+parts of one.
 """
 
 from __future__ import annotations
@@ -16,17 +17,19 @@ import msgspec
 from swarm.errors import ProtocolError
 from swarm.protocol.limits import (
     BULK_TOKENS,
+    MAX_CHUNK_BYTES,
     MAX_FRAME_BYTES,
     MAX_HEADER_BYTES,
     MAX_HIDDEN,
     MAX_INCOMPLETE,
+    MAX_LISTING_BYTES,
     MAX_PART_BYTES,
     MAX_PAYLOAD_BYTES,
     MAX_TENSOR_HEADER_BYTES,
     MAX_TOKENS,
     MIN_PART_BYTES,
 )
-from swarm.protocol.messages import AnyMessage, Output, Step
+from swarm.protocol.messages import AnyMessage, Output, Step, Weights
 from swarm.types import DTYPE_BYTES
 
 Payload: TypeAlias = bytes | bytearray | memoryview
@@ -43,6 +46,11 @@ _decode_header = msgspec.msgpack.Decoder(AnyMessage).decode
 
 def payload_bytes(message: AnyMessage) -> int:
     """Return how many payload bytes a message must carry. Raises ProtocolError for an impossible shape."""
+    if isinstance(message, Weights):
+        limit = MAX_CHUNK_BYTES if message.kind == "chunk" else MAX_LISTING_BYTES
+        if not 0 <= message.octets <= limit:
+            raise ProtocolError(f"{message.octets} bytes of weights; at most {limit} are allowed")
+        return message.octets
     if not isinstance(message, Step | Output):
         return 0
     if not 0 <= message.count <= MAX_TOKENS or not 0 < message.hidden <= MAX_HIDDEN:

@@ -31,6 +31,9 @@ MAX_HIDDEN = 64 * KIB
 MAX_PAYLOAD_BYTES = 64 * MIB
 """Largest payload of one message, and of all incomplete messages of one link together."""
 MAX_INCOMPLETE = 4
+MAX_CHUNK_BYTES = 1 * MIB
+MAX_LISTING_BYTES = 4 * MIB
+"""Largest offer, and largest table of one file's chunks: 131,072 of them, a file of 128 GiB."""
 
 BULK_TOKENS = 8
 """A Step or Output in several parts with more tokens than this is bulk: it goes against credits."""

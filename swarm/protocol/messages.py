@@ -299,6 +299,41 @@ class Drain(Message, frozen=True, tag="dr"):
     sessions: tuple[SessionId, ...] = ()
 
 
+# --- weights ------------------------------------------------------------------------------------------------
+
+WeightsKind = Literal["offer", "table", "chunk"]
+
+
+class WantWeights(Message, frozen=True, tag="ww"):
+    """Asks for a piece of the listing of files with this digest: never for a path.
+
+    ``offer``: the listing, and which chunks the receiver has. ``table``: the digests of the chunks of file
+    ``index`` of the listing. ``chunk``: chunk ``index``, counted through all files.
+    """
+
+    digest: str
+    kind: WeightsKind
+    index: int = 0
+
+
+class Weights(Message, frozen=True, tag="wd"):
+    """Answers WantWeights; the payload has ``octets`` bytes."""
+
+    digest: str
+    kind: WeightsKind
+    index: int
+    octets: int
+
+
+class NoWeights(Message, frozen=True, tag="nw"):
+    """Answers WantWeights: the sender has not got it, does not share, or is asked for too much at once."""
+
+    digest: str
+    kind: WeightsKind
+    index: int
+    code: Literal["absent", "not_shared", "full"]
+
+
 AnyMessage = (
     Heartbeat
     | Gossip
@@ -321,4 +356,7 @@ AnyMessage = (
     | Replay
     | Filled
     | Drain
+    | WantWeights
+    | Weights
+    | NoWeights
 )

@@ -13,7 +13,7 @@ from prometheus_client.core import Metric
 from swarm.api.server import ApiServer
 from swarm.config import ApiSettings
 from swarm.engine.jobs import EngineStats, TokenLogprob
-from swarm.errors import OverloadedError, SwarmError, UnknownModelError
+from swarm.errors import ModelError, NoPathError, OverloadedError, SwarmError, UnknownModelError
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.net.traffic import Traffic
 from swarm.node.front import (
@@ -25,6 +25,7 @@ from swarm.node.front import (
     TokenEvent,
 )
 from swarm.node.meters import readings
+from swarm.node.sharing import WeightTraffic
 from swarm.types import Address, LayerSpan, NodeId
 
 MODEL = "org/scripted-model"
@@ -145,6 +146,16 @@ class FakeFrontDoor:
     def models(self) -> tuple[ServedModel, ...]:
         return self.served
 
+    async def ready(self, model: str) -> ServedModel:
+        for served in self.served:
+            if served.name == model:
+                if served.missing:
+                    raise NoPathError(model, served.missing)
+                if served.problem:
+                    raise ModelError(served.problem)
+                return served
+        raise UnknownModelError(model, [served.name for served in self.served])
+
     async def tokenizer(self, model: str) -> ChatTokenizer:
         if model not in [served.name for served in self.served]:
             raise UnknownModelError(model, [])
@@ -173,13 +184,14 @@ class FakeFrontDoor:
             busy_seconds=0.5,
         )
         lag = {"p50": 0.1, "p99": 1.0, "max": 2.0}
-        return readings(engine, (), self.served, Traffic(), hop_sessions=1, loop_lag=lag)
+        return readings(engine, (), self.served, Traffic(), WeightTraffic(), hop_sessions=1, loop_lag=lag)
 
     def state(self, *, detail: bool) -> dict[str, Any]:
         return {
             "members": [],
             "detail": detail,
             "engine": {"queued_jobs": 0, "kv_used_bytes": 1024, "kv_budget_bytes": 4096},
+            "weights": {"bytes_sent": 3, "bytes_received": 5, "wrong_chunks": 0, "fetching": {}},
         }
 
 

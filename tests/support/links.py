@@ -97,6 +97,9 @@ class Peer:
         self.downs.append((node, reason, graceful))
         self.told.append("down")
 
+    def drained(self, node: NodeId) -> None:
+        self.told.append("drained")
+
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
         self.messages.append((node, message, bytes(payload)))
         if self.on_message is not None:

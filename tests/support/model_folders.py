@@ -55,3 +55,35 @@ def write_sharded(folder: Path, seed: int = 0) -> Path:
     index = {"metadata": {}, "weight_map": weight_map}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
     return folder
+
+
+LARGE_LAYER_BYTES = 3 * 1024 * 1024 + 4096
+"""Not a whole number of chunks: layers share the chunks at their borders."""
+
+
+def write_large(folder: Path, *, files: int = 2, seed: int = 0) -> Path:
+    """Write a model whose layers have some MiB each, in one or two weight files, with what goes along with it."""
+    write_config(folder)
+    random = np.random.default_rng(seed)
+    rows = LARGE_LAYER_BYTES // 4096
+    names = [*(f"model.layers.{layer}.mlp.weight" for layer in range(LAYERS)), *_ENDS]
+    tensors = {
+        name: random.standard_normal((rows if "layers" in name else 8, 1024), dtype=np.float32)
+        for name in names
+    }
+    if files == 1:
+        save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    else:
+        placed = {name: FIRST if name in names[:2] or "embed" in name else LAST for name in names}
+        for file in (FIRST, LAST):
+            chosen = {name: tensor for name, tensor in tensors.items() if placed[name] == file}
+            save_file(chosen, folder / file, metadata={"format": "pt"})
+        index = {"metadata": {}, "weight_map": placed}
+        (folder / "model.safetensors.index.json").write_text(json.dumps(index), "utf-8")
+    (folder / "tokenizer.json").write_text("{}" * 10, "utf-8")
+    (folder / "LICENSE").write_text("free", "utf-8")
+    (folder / "README.md").write_text("goes nowhere", "utf-8")
+    return folder
+
+
+_ENDS = ("model.embed_tokens.weight", "model.norm.weight", "lm_head.weight")

@@ -142,7 +142,7 @@ async def create(
     use = tool_use(tools, body.tool_choice, parallel=parallel)
     form = format_of(body.text.format if body.text else None, "text.format", nested=False)
     top_logprobs = _top_logprobs(body)
-    model = asking.model(body.model)
+    model = await asking.model(body.model)
     tokenizer = await asking.front.tokenizer(model.name)
     messages = with_instructions(body.instructions, conversation)
     effort = body.reasoning.effort if body.reasoning else None

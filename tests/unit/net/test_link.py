@@ -13,7 +13,7 @@ from swarm.net.connection import Connection, Sink
 from swarm.net.link import Link, PeerInfo
 from swarm.protocol.codec import FrameDecoder, encode
 from swarm.protocol.limits import MAX_CREDIT_BYTES, MAX_PART_BYTES, CloseCode
-from swarm.protocol.messages import AnyMessage, Credit, Heartbeat, Probe, ProbeAnswer, Step
+from swarm.protocol.messages import AnyMessage, Credit, Heartbeat, Probe, ProbeAnswer, Step, Weights
 from swarm.types import Address, BootId, NodeId, SessionId
 
 PEER = PeerInfo(NodeId("p" * 32), bytes(32), BootId(bytes(8)), None, None, Address("192.0.2.1", 1), None)
@@ -52,6 +52,10 @@ class Owner:
         self.messages: list[AnyMessage] = []
         self.errors: list[ProtocolError] = []
         self.losses: list[tuple[str, bool]] = []
+        self.drains = 0
+
+    def drained(self, link: Link) -> None:
+        self.drains += 1
 
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
         self.messages.append(message)
@@ -123,6 +127,21 @@ async def test_while_the_socket_is_full_messages_wait_in_the_order_of_their_prio
     link.writable()
     assert messages_of(connection)[1:] == [Heartbeat(1, 2, 3), step(1), step(64)]
     assert link.stats().queued_bytes == 0
+
+
+async def test_weights_wait_for_everything_else_and_their_end_is_told() -> None:
+    link, connection, owner = make()
+    feed(link, Credit(WINDOW))
+    connection.writable = False
+    chunk = Weights("d" * 64, "chunk", 7, 3 * MAX_PART_BYTES)
+    link.send(chunk, bytes(chunk.octets))
+    assert link.weights_waiting > chunk.octets
+    send_step(link, 64)
+    link.send(Heartbeat(1, 2, 3))
+    connection.writable = True
+    link.writable()
+    assert messages_of(connection)[1:] == [Heartbeat(1, 2, 3), step(64), chunk]
+    assert (link.weights_waiting, owner.drains) == (0, 1)
 
 
 async def test_a_heartbeat_passes_between_the_parts_of_a_prompt() -> None:

@@ -9,7 +9,7 @@ import pytest
 from swarm.net.sendqueue import Priority, SendQueue, priority_of
 from swarm.protocol.codec import Frame
 from swarm.protocol.limits import BULK_TOKENS
-from swarm.protocol.messages import AnyMessage, Credit, Heartbeat, Output, Step
+from swarm.protocol.messages import AnyMessage, Credit, Heartbeat, Output, Step, Weights
 from swarm.types import NodeId, SessionId
 
 
@@ -36,13 +36,32 @@ def drained(queue: SendQueue) -> list[bytes]:
     return [popped[0] for popped in iter(queue.pop, None)]
 
 
-def test_control_goes_before_decode_before_bulk_and_each_in_order() -> None:
+def test_control_goes_before_decode_before_bulk_before_weights_and_each_in_order() -> None:
     queue = SendQueue()
     queue.credit = 1000
-    for priority in (Priority.BULK, Priority.DECODE, Priority.CONTROL):
+    for priority in (Priority.WEIGHTS, Priority.BULK, Priority.DECODE, Priority.CONTROL):
         for number in (b"1", b"2"):
             queue.push(priority, frame(priority.name.encode() + number))
-    assert drained(queue) == [b"CONTROL1", b"CONTROL2", b"DECODE1", b"DECODE2", b"BULK1", b"BULK2"]
+    in_order = [
+        b"CONTROL1",
+        b"CONTROL2",
+        b"DECODE1",
+        b"DECODE2",
+        b"BULK1",
+        b"BULK2",
+        b"WEIGHTS1",
+        b"WEIGHTS2",
+    ]
+    assert drained(queue) == in_order
+
+
+def test_weights_need_no_credit_and_are_counted_apart() -> None:
+    queue = SendQueue()
+    queue.push(Priority.WEIGHTS, frame(b"w", 10))
+    queue.push(Priority.BULK, frame(b"b", 10))
+    assert (queue.weights_bytes, queue.queued_bytes) == (11, 22)
+    assert drained(queue) == [b"w"]
+    assert (queue.weights_bytes, queue.queued_bytes) == (0, 11)
 
 
 def test_bulk_waits_for_credit_and_holds_nothing_else_up() -> None:
@@ -74,6 +93,10 @@ def test_many_tokens_in_several_parts_are_bulk(kind: type[Step] | type[Output]) 
     assert priority_of(tensor(kind, BULK_TOKENS + 1), 2) is Priority.BULK
     assert priority_of(tensor(kind, BULK_TOKENS + 1), 1) is Priority.DECODE
     assert priority_of(tensor(kind, BULK_TOKENS), 2) is Priority.DECODE
+
+
+def test_weights_are_last_however_small() -> None:
+    assert priority_of(Weights("d" * 64, "chunk", 0, 1), 1) is Priority.WEIGHTS
 
 
 def test_everything_else_is_control() -> None:

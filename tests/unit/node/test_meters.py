@@ -8,7 +8,8 @@ from swarm.engine.jobs import EngineStats
 from swarm.net.traffic import Traffic
 from swarm.node.front import ServedModel
 from swarm.node.meters import SPECS, Meters, readings
-from swarm.protocol.messages import CloseSession, Heartbeat, HopTime
+from swarm.node.sharing import WeightTraffic
+from swarm.protocol.messages import CloseSession, Heartbeat, HopTime, WantWeights
 from swarm.types import LayerSpan, NodeId, SessionId
 
 ANNA, BEN = NodeId("a" * 32), NodeId("b" * 32)
@@ -45,14 +46,19 @@ def test_bytes_are_told_by_what_they_were_for_and_layers_by_what_is_lacking() ->
     holes = (LayerSpan(2, 5), LayerSpan(7, 8))
     model = ServedModel("m", "0" * 64, layers=8, context_tokens=9, created=0, missing=holes)
     lag = {"p50": 0.0, "p99": 2.0, "max": 3.0}
+    weights = WeightTraffic(bytes_sent=3, bytes_received=5, wrong_chunks=1)
+    traffic.sent(WantWeights("d" * 64, "offer"), 40)
     families = {
         family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
-        for family in readings(ENGINE, (), (model,), traffic, hop_sessions=1, loop_lag=lag)
+        for family in readings(ENGINE, (), (model,), traffic, weights, hop_sessions=1, loop_lag=lag)
     }
     assert families["swarm_link_sent_bytes"] == {
-        ("gossip",): 20, ("sessions",): 30, ("steps",): 0, ("link",): 0,
+        ("gossip",): 20, ("sessions",): 30, ("steps",): 0, ("weights",): 40, ("link",): 0,
     }  # fmt: skip
     assert families["swarm_link_received_bytes"] == {(): 9}
+    assert families["swarm_weights_sent_bytes"] == {(): 3}
+    assert families["swarm_weights_received_bytes"] == {(): 5}
+    assert families["swarm_weights_wrong_chunks"] == {(): 1}
     assert families["swarm_missing_layers"] == {("m",): 4}
     assert families["swarm_model_servable"] == {("m",): 0}
     assert families["swarm_engine_rows"] == {(): 21}

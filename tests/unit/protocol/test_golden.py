@@ -10,6 +10,8 @@ from typing import Any
 
 import pytest
 
+from swarm.models.chunks import CHUNK_BYTES, table_root
+from swarm.models.manifest import FileEntry, digest_of
 from swarm.net.tls import make_certificate
 from swarm.protocol.codec import encode
 from swarm.protocol.handshake import ClientHandshake, ServerHandshake
@@ -21,11 +23,15 @@ from swarm.protocol.messages import (
     Filled,
     Heartbeat,
     HopTime,
+    NoWeights,
     Opened,
     Refused,
     Replay,
     Step,
+    WantWeights,
+    Weights,
 )
+from swarm.transfer.offer import Offer, OfferedFile, encode_offer
 from swarm.types import Address, BootId, NodeId, SessionId
 
 GOLDEN = Path(__file__).parents[2] / "golden" / "wire.json"
@@ -45,6 +51,12 @@ RECOVERY: dict[str, AnyMessage] = {
     "filled": Filled(ORIGIN, SESSION, 3, 5, 96, 1, (HopTime(5, 6, 7),)),
     "drain": Drain((SESSION,)),
 }
+
+
+def offer() -> bytes:
+    """Return an offer of a file that is here in part and of one that is not."""
+    here = OfferedFile("b.safetensors", 3 * CHUNK_BYTES, "b" * 64, "c" * 64, ((0, 1), (2, 3)))
+    return encode_offer(Offer((here, OfferedFile("config.json", 2, "a" * 64)), "d" * 64))
 
 
 def transcript() -> dict[str, str]:
@@ -81,6 +93,10 @@ def transcript() -> dict[str, str]:
     )
     (heartbeat_frame,) = encode(Heartbeat(1, 2, 3), number=4, part_bytes=65536)
     (step_frame,) = encode(step, b"12345678", number=5, part_bytes=65536)
+    digest = "0123456789abcdef" * 4
+    (want_frame,) = encode(WantWeights(digest, "chunk", 7), number=6, part_bytes=65536)
+    (weights_frame,) = encode(Weights(digest, "chunk", 7, 5), b"bytes", number=7, part_bytes=65536)
+    (none_frame,) = encode(NoWeights(digest, "chunk", 7, "absent"), number=8, part_bytes=65536)
     return {
         "server node id": SERVER.node_id,
         "client node id": CLIENT.node_id,
@@ -93,6 +109,14 @@ def transcript() -> dict[str, str]:
         "heartbeat": b"".join(heartbeat_frame).hex(),
         "step": b"".join(step_frame).hex(),
         **{name: _frame(message) for name, message in RECOVERY.items()},
+        "want weights": b"".join(want_frame).hex(),
+        "weights": b"".join(weights_frame).hex(),
+        "no weights": b"".join(none_frame).hex(),
+        "listing digest": digest_of(
+            [FileEntry("config.json", 2, "a" * 64), FileEntry("b.safetensors", 1, "b" * 64)]
+        ),
+        "table root": table_root(bytes(range(64))),
+        "offer": offer().hex(),
     }
 
 
