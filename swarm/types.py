@@ -18,6 +18,8 @@ SessionId = NewType("SessionId", bytes)
 
 SHORT_ID_CHARACTERS = 8
 DTYPES = ("bfloat16", "float16", "float32")
+QUANTIZATIONS = ("none", "int8", "int4")
+"""How weights may be held: in the dtype that is computed in, or in that many bits."""
 DTYPE_BYTES = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")

@@ -45,6 +45,8 @@ class UsedHop(msgspec.Struct):
     """Half open: ``10:20`` is layers 10 to 19."""
     compute_ms: float
     queue_ms: float
+    quantize: str
+    """In how many bits the node holds these layers' weights: none, int8 or int4."""
 
 
 class SwarmUsage(msgspec.Struct):

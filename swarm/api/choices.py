@@ -93,7 +93,14 @@ class Answer:
         times = zip_longest(stats.hop_compute_seconds, stats.hop_queue_seconds, fillvalue=0.0)
         return SwarmUsage(
             [
-                UsedHop(hop.node, hop.name, str(hop.span), round(compute * 1000, 3), round(queue * 1000, 3))
+                UsedHop(
+                    hop.node,
+                    hop.name,
+                    str(hop.span),
+                    round(compute * 1000, 3),
+                    round(queue * 1000, 3),
+                    hop.quantize,
+                )
                 for hop, (compute, queue) in zip(
                     generation.route, chain(times, repeat((0.0, 0.0))), strict=False
                 )

@@ -43,6 +43,7 @@ def join(
     api_key: options.ApiKey = None,
     api_open: options.ApiOpen = None,
     dtype: options.Dtype = None,
+    quantize: options.Quantize = None,
     device: options.Device = None,
     memory: options.Memory = None,
     threads: options.Threads = None,

@@ -75,7 +75,7 @@ def _members(state: dict[str, Any], *, wide: bool) -> Table:
     for member in state["members"]:
         load = member.get("load", {})
         measured = {
-            "dtype": ", ".join(sorted({span["dtype"] for span in member["spans"]})),
+            "dtype": ", ".join(sorted({_precision(span) for span in member["spans"]})),
             "RTT ms": str(member.get("rtt_ms") or ""),
             "sessions": str(load.get("sessions", "")),
             "rows/s": str(load.get("rows_per_second", "")),
@@ -103,6 +103,11 @@ def _condition(member: dict[str, Any]) -> str:
 def _held(span: dict[str, Any], with_model: bool) -> str:
     held = f"{span['layers']} of {span['of']}"
     return f"{held} {span['model']}" if with_model else held
+
+
+def _precision(span: dict[str, Any]) -> str:
+    bits = span.get("quantize", "none")
+    return str(span["dtype"] if bits == "none" else f"{span['dtype']} in {bits}")
 
 
 def _servable(model: dict[str, Any]) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from swarm.config.knob import knob
-from swarm.types import DTYPES, Address, LayerSpan
+from swarm.types import DTYPES, QUANTIZATIONS, Address, LayerSpan
 
 TOOL_FORMATS = ("hermes", "qwen3_coder", "llama3_json", "mistral", "harmony", "json")
 MIB = 1024 * 1024
@@ -68,6 +68,12 @@ class ModelSettings:
         "What is computed in; auto: the checkpoint's where the device computes it natively, else float32.",
         flag="dtype",
         choices=("auto", *DTYPES),
+    )
+    quantize: str = knob(
+        "none",
+        "Hold the layers' weights in 8 or 4 bits: less memory, a little less exact. Nodes of one path may differ.",
+        flag="quantize",
+        choices=QUANTIZATIONS,
     )
     device: str = knob("auto", "auto, cpu, cuda, cuda:N or mps.", flag="device")
     private_layers: str = knob(

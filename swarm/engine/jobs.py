@@ -121,6 +121,7 @@ class LoadedStage:
     hidden_size: int
     weight_bytes: int
     kv_bytes_per_token: int
+    quantize: str
     seconds_per_layer: float
     """One decode token through one layer, median of a few runs at load."""
 

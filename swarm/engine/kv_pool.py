@@ -165,7 +165,9 @@ class KVBudget:
         ``spare_bytes`` are in use by what would make room.
         """
         room = self.budget_bytes - self.used_bytes + spare_bytes - layout.state_bytes
-        tokens = min(room // max(layout.bytes_per_token, 1), MAX_SEQUENCE_TOKENS)
+        if not layout.bytes_per_token:
+            return MAX_SEQUENCE_TOKENS if room >= 0 else 0
+        tokens = room // layout.bytes_per_token
         return max(0, tokens // self._block_tokens * self._block_tokens)
 
 

@@ -7,22 +7,20 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
-from typing import Literal, get_args
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn import functional
 
+from swarm.engine.experts import stacked_matrices
 from swarm.engine.kernels import ByRows, Kernel, Maker, checked, plain, product
 from swarm.errors import EngineError
-
-Quantize = Literal["none", "int8", "int4"]
-
-GROUP = 32
-"""Consecutive inputs that share a scale and a zero, with 4 bits."""
+from swarm.models.quantization import GROUP, matrix_bytes
+from swarm.types import QUANTIZATIONS
 
 _SHAPE_UNIT = 16
 """torch's kernels for codes read blocks of so many rows and columns, and crash on others instead of refusing them."""
@@ -65,26 +63,29 @@ class Codes:
 
 
 def maker(quantize: str, second_copy: bool) -> Maker:
-    """Return how products are made with ``quantize``, one of Quantize. Raises EngineError for any other."""
-    if quantize not in get_args(Quantize):
-        raise EngineError(f"quantize {quantize!r} is none of {', '.join(get_args(Quantize))}")
+    """Return how products are made with ``quantize``, one of QUANTIZATIONS. Raises EngineError for any other."""
+    if quantize not in QUANTIZATIONS:
+        raise EngineError(f"quantize {quantize!r} is none of {', '.join(QUANTIZATIONS)}")
     if quantize == "none":
         return partial(product, second_copy=second_copy)
     return partial(_quantized, bits=8 if quantize == "int8" else 4, second_copy=second_copy)
 
 
-def held_bytes(root: nn.Module, quantize: str) -> int:
-    """Return the bytes of ``root``'s weights once its linear layers are quantised, without second copies."""
-    linears = {id(m.weight): m.weight for m in root.modules() if type(m) is nn.Linear}
-    total = 0
-    for parameter in root.parameters():
-        if quantize == "none" or id(parameter) not in linears:
-            total += parameter.nbytes
-        elif quantize == "int4" and parameter.shape[1] % GROUP == 0:
-            total += parameter.numel() // 2 + 2 * (parameter.numel() // GROUP) * parameter.itemsize
-        else:
-            total += parameter.numel() + parameter.shape[0] * parameter.itemsize
-    return total
+def held_bytes(root: nn.Module, quantize: str, experts: Sequence[Any] = ()) -> int:
+    """Return the bytes of ``root``'s weights once it and ``experts`` are quantised, without second copies."""
+    held = {id(p): p.nbytes for p in root.parameters()}
+    if quantize != "none":
+        for module in root.modules():
+            if type(module) is nn.Linear:
+                held[id(module.weight)] = matrix_bytes(
+                    module.weight.shape, module.weight.dtype.itemsize, quantize
+                )
+        for module in experts:
+            for stacked in stacked_matrices(module):
+                count, first, second = stacked.shape
+                shape = (second, first) if module.is_transposed else (first, second)
+                held[id(stacked)] = count * matrix_bytes(shape, stacked.dtype.itemsize, quantize)
+    return sum(held.values())
 
 
 def quantised(weight: torch.Tensor, bits: int) -> Codes:

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from swarm.engine.attention import ATTENTION, PackedBatch, Segment
 from swarm.engine.decode import CompiledSpan, proved
+from swarm.engine.experts import replace_experts, separable_experts
 from swarm.engine.fused import accelerate
 from swarm.engine.kernels import replace_modules
 from swarm.engine.kv_pool import KVLayout, LayerKV, LayerViews, SequenceKV
@@ -65,9 +66,12 @@ class Stage:
         self._base = base
         self._parts: dict[LayerSpan, PreTrainedModel] = {}
         whole_bytes = sum(tensor.nbytes for tensor in base.parameters())
-        self.weight_bytes = held_bytes(base, quantize)
+        experts = separable_experts(base.layers) if quantize != "none" else []
+        self.weight_bytes = held_bytes(base, quantize, experts)
         rows = torch.zeros(1, self.width_into(span), dtype=dtype, device=device)
         self.layout = _probe(base, rows, self._carried, span)
+        for module in experts:
+            replace_experts(module, maker(quantize, second_copy=False))
         make = maker(quantize, second_copy=whole_bytes <= second_copy_bytes)
         if isinstance(base.rotary_emb, RotaryBySequence):
             if quantize != "none":

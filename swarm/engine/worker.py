@@ -98,7 +98,7 @@ class Engine:
     async def load_span(
         self, model: LocalModel, span: LayerSpan, dtype: str, quantize: str = "none"
     ) -> LoadedStage:
-        """Read ``span``, measure it and make it usable; ``quantize`` is one of quantized.Quantize.
+        """Read ``span``, measure it and make it usable; ``quantize`` is one of swarm.types.QUANTIZATIONS.
 
         Raises ModelError, EngineError for an unknown ``quantize``.
         """
@@ -117,6 +117,7 @@ class Engine:
             dtype=dtype,
             hidden_size=stage.hidden_size,
             weight_bytes=stage.weight_bytes,
+            quantize=quantize,
             kv_bytes_per_token=stage.layout.bytes_per_token,
             seconds_per_layer=seconds / len(span),
         )

@@ -7,7 +7,7 @@ import math
 import msgspec
 
 from swarm.errors import ProtocolError
-from swarm.types import DTYPES, Address, BootId, LayerSpan, ModelId, NodeId
+from swarm.types import DTYPES, QUANTIZATIONS, Address, BootId, LayerSpan, ModelId, NodeId
 
 MAX_STATIC_BYTES = 2048
 MAX_LOAD_BYTES = 768
@@ -33,6 +33,8 @@ class HostedSpan(msgspec.Struct, frozen=True, array_like=True, gc=False):
     dtype: str
     layers: int
     """Decoder layers of the whole model."""
+    quantize: str = "none"
+    """In how many bits the weights are held: one of swarm.types.QUANTIZATIONS."""
 
 
 class IntendedSpan(msgspec.Struct, frozen=True, array_like=True, gc=False):
@@ -136,6 +138,7 @@ def decode_static(body: bytes) -> StaticRecord:
         and record.name.isprintable()
         and 0 <= record.api_port <= 65535
         and all(held.span.end <= held.layers and held.dtype in DTYPES for held in record.spans)
+        and all(held.quantize in QUANTIZATIONS for held in record.spans)
         and len(record.labels) <= _MAX_LABELS
         and all(0 < len(label) <= _MAX_LABEL and label.isprintable() for label in record.labels)
         and all(

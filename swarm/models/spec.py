@@ -87,13 +87,32 @@ def _text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if not isinstance(nested, Mapping):
         raise ModelError("config.json: text_config is not an object")
     for part in (config, nested):
-        if part.get("auto_map"):
+        if part.get("auto_map") and not _is_native(part.get("model_type"), part["auto_map"]):
             raise ModelError(
-                "config.json has auto_map: the model needs Python code of its own, and swarm runs none"
+                f"config.json has auto_map: models of type {str(part.get('model_type'))[:40]!r} need Python code of "
+                "their own, and swarm runs none"
             )
         if part.get("is_encoder_decoder"):
             raise ModelError("config.json: an encoder-decoder is not a causal language model")
     return nested or config
+
+
+def _is_native(model_type: object, auto_map: object) -> bool:
+    """Whether the code that a model brings along is, by its name, a class that transformers itself has for it.
+
+    Such code is of older days (Phi-3's); it is not run, and not needed. Code under other names means another model.
+    """
+    from transformers.models.auto import configuration_auto, modeling_auto  # slow, and seldom needed
+
+    if not isinstance(model_type, str) or not isinstance(auto_map, Mapping):
+        return False
+    own = {
+        "AutoConfig": configuration_auto.CONFIG_MAPPING_NAMES,
+        "AutoModel": modeling_auto.MODEL_MAPPING_NAMES,
+        "AutoModelForCausalLM": modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES,
+    }
+    brought = {kind: str(name).rpartition(".")[2] for kind, name in auto_map.items() if kind in own}
+    return bool(brought) and all(name == own[kind].get(model_type) for kind, name in brought.items())
 
 
 def _model_type(text: Mapping[str, Any], config: Mapping[str, Any]) -> str:

@@ -84,9 +84,11 @@ class RouteHop:
     name: str
     span: LayerSpan
     dtype: str = ""
+    quantize: str = "none"
 
     def __str__(self) -> str:
-        return f"{self.node[:8]}={self.span}"
+        held = "" if self.quantize == "none" else f";{self.quantize}"
+        return f"{self.node[:8]}={self.span}{held}"
 
 
 @dataclass(slots=True)

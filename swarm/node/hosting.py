@@ -80,7 +80,7 @@ class Hosting:
 
     def hosted(self) -> tuple[HostedSpan, ...]:
         """The spans for this node's record."""
-        return tuple(HostedSpan(s.model, s.span, s.dtype, layers) for s, layers in self._stages)
+        return tuple(HostedSpan(s.model, s.span, s.dtype, layers, s.quantize) for s, layers in self._stages)
 
     def intended(self) -> tuple[IntendedSpan, ...]:
         """What this node means to load, for its record."""
@@ -247,7 +247,7 @@ class Hosting:
         dtype = self.compute_dtype(local)
         self._divide_memory(local, [*self._spans_of(local), span])
         self._announce(f"Loading {span.described()} of {local.id.name} in {dtype} …")
-        stage = await self._engine.load_span(local, span, dtype)
+        stage = await self._engine.load_span(local, span, dtype, self._settings.quantize)
         self._stages.append((stage, local.spec.layers))
         self._on_change()
         self._announce(

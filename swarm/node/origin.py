@@ -287,7 +287,18 @@ class Origin:
         path = generation.core.path or generation.core.last_path
         if path is None:
             return ()
-        return tuple(RouteHop(hop.node, self._names(hop.node), hop.span, path.dtype) for hop in path.hops)
+        held = {(s.node, s.boot, s.model): s.quantize for s in self._view().spans}
+        model = generation.core.request.model
+        return tuple(
+            RouteHop(
+                hop.node,
+                self._names(hop.node),
+                hop.span,
+                path.dtype,
+                held.get((hop.node, hop.boot, model), "none"),
+            )
+            for hop in path.hops
+        )
 
     def ended(self, generation: RunningGeneration) -> None:
         self._running.pop(generation.session, None)

@@ -90,6 +90,7 @@ def _member(member: Member, detail: bool) -> dict[str, Any]:
                 "layers": str(hosted.span),
                 "of": hosted.layers,
                 "dtype": hosted.dtype,
+                "quantize": hosted.quantize,
             }
             for hosted in record.spans
         ],

@@ -20,6 +20,7 @@ class SpanView:
     seconds_per_layer: float
     queued_rows: int = 0
     free_kv_tokens: int = 1 << 40
+    quantize: str = "none"
 
 
 @dataclass(frozen=True, slots=True)

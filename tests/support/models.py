@@ -59,16 +59,21 @@ class Reference:
         return ends.logits(rows)
 
 
+def disturb_norms(model: torch.nn.Module) -> None:
+    """Fresh norms are all ones or zeros and would hide a lost weight."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "norm" in name:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+
+
 def random_model(family: str, changes: dict[str, Any], folder: Path) -> Reference:
     """Save a small random model of ``family`` in ``folder``."""
     torch.manual_seed(len(family))
     config = AutoConfig.for_model(family.partition(".")[0], **{**settings(family), **changes})
     config.dtype = "float32"
     model = AutoModelForCausalLM.from_config(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if "norm" in name:  # fresh norms are all ones or zeros and would hide a lost weight
-                parameter.add_(torch.randn_like(parameter) * 0.2)
+    disturb_norms(model)
     model.save_pretrained(folder)
     local = ModelStore(folder.parent / "home").find(str(folder))
     if local is None:

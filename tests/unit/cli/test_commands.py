@@ -154,7 +154,16 @@ STATE: dict[str, Any] = {
             "state": "ready",
             "health": "alive",
             "routable": True,
-            "spans": [{"model": "org/m", "digest": "0" * 64, "layers": "0:4", "of": 8, "dtype": "float32"}],
+            "spans": [
+                {
+                    "model": "org/m",
+                    "digest": "0" * 64,
+                    "layers": "0:4",
+                    "of": 8,
+                    "dtype": "float32",
+                    "quantize": "int8",
+                }
+            ],
             "load": {"sessions": 2, "rows_per_second": 7.5, "rss_bytes": 3 * 2**20},
         },
         {
@@ -202,6 +211,7 @@ def test_status_shows_members_and_what_is_missing(
     loft = next(line for line in ended.out.splitlines() if "loft" in line)
     assert "aaaaaaaa*" in desk
     assert "0:4 of 8" in desk
+    assert "int8" in desk
     assert "[red]loft" in loft
     assert "dead" in loft
     assert "org/m: can't be served: no node holds 4:8" in ended.out

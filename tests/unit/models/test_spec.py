@@ -129,6 +129,19 @@ def test_a_quantised_checkpoint_is_named_as_such() -> None:
     assert ModelSpec.from_config(CONFIG).quantization is None
 
 
+def test_code_that_transformers_has_by_the_same_name_is_not_needed() -> None:
+    names = {
+        "AutoConfig": "configuration_phi3.Phi3Config",
+        "AutoModelForCausalLM": "modeling_phi3.Phi3ForCausalLM",
+    }
+    spec = ModelSpec.from_config(CONFIG | {"model_type": "phi3", "auto_map": names})
+    assert spec.model_type == "phi3"
+    other = names | {"AutoModelForCausalLM": "modeling_phi3.MyPhi3ForCausalLM"}
+    for model_type, auto_map in (("phi3", other), ("llama", names), ("phi5", names)):
+        with pytest.raises(ModelError, match=f"auto_map: models of type '{model_type}'"):
+            ModelSpec.from_config(CONFIG | {"model_type": model_type, "auto_map": auto_map})
+
+
 @pytest.mark.parametrize(
     ("change", "named"),
     [
