@@ -1,44 +1,89 @@
-"""``swarm models``: what is on this disk, and GGUF files made into models."""
+"""``swarm models``: what is on this disk; models got, imported, verified and removed."""
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from rich.table import Table
 
 from swarm.cli.console import announce, progress, table_console
-from swarm.errors import ModelError
+from swarm.errors import ConfigError, ModelError
+from swarm.types import LayerSpan
+
+if TYPE_CHECKING:
+    from swarm.models.store import LocalModel, ModelStore
 
 app = typer.Typer(rich_markup_mode=None)
 
+Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Name = Annotated[str, typer.Argument(metavar="ID", help="The model's id, as `swarm models` lists it.")]
 
-@app.callback(invoke_without_command=True)
-def models(ctx: typer.Context) -> None:
-    """List the models on this machine; `models import` adds one from a GGUF file."""
-    if ctx.invoked_subcommand is not None:
-        return
+
+def _store() -> ModelStore:
     # Imported here: readers of model files take a while to import, and `--help` should not.
     from swarm.models.store import ModelStore
 
-    store = ModelStore()
-    found = store.list()
-    if not found:
-        announce(f"No models in {store.home / 'models'}.")
+    return ModelStore()
+
+
+@app.callback(invoke_without_command=True)
+def models(ctx: typer.Context, as_json: Json = False) -> None:
+    """List the models on this machine; the commands below get more, check them and remove them."""
+    if ctx.invoked_subcommand is None:
+        list_models(as_json)
+
+
+@app.command("list")
+def list_models(as_json: Json = False) -> None:
+    """List the models in swarm's own folder, what is here of each, and what it takes on the disk."""
+    store = _store()
+    found = [_described(model) for model in store.list()]
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
         return
-    table = Table("model", "digest", "layers", "context", "folder")
+    if not found:
+        announce(
+            f"No models in {store.home / 'models'}. `swarm models pull ID` gets one; a node that joins a swarm gets "
+            "what it needs from the others."
+        )
+        return
+    table = Table("model", "digest", "layers here", "ends", "size", "context", "folder")
     for column in table.columns:
         column.overflow = "fold"  # an id or a path that is cut can't be copied
     for model in found:
         table.add_row(
-            model.id.name,
-            model.id.digest[:12],
-            str(model.spec.layers),
-            str(model.spec.context_tokens),
-            str(model.folder),
+            model["name"],
+            model["digest"][:12],
+            f"{', '.join(model['layers_here']) or 'none'} of {model['layers']}",
+            "yes" if model["ends_here"] else "no",
+            size(model["disk_bytes"]),
+            str(model["context_tokens"]),
+            model["folder"],
         )
     table_console().print(table)
+
+
+@app.command()
+def pull(
+    name: Annotated[str, typer.Argument(metavar="ID", help="A Hugging Face id.")],
+    layers: Annotated[
+        str, typer.Option("--layers", metavar="A:B", help="Only the files that hold these layers.")
+    ] = "",
+    ends: Annotated[
+        bool, typer.Option("--ends/--no-ends", help="Embedding, norm and head, which a front door needs.")
+    ] = True,
+    as_json: Json = False,
+) -> None:
+    """Download a model from the Hugging Face hub; what is here already stays, what broke off is resumed."""
+    try:
+        span: LayerSpan | Literal["all"] = LayerSpan.parse(layers) if layers else "all"
+    except ValueError as exc:
+        raise ConfigError(f"--layers: {exc}") from None
+    found = _store().obtain(name, span=span, ends=ends, progress=progress())
+    _tell(found, as_json)
 
 
 @app.command("import")
@@ -50,11 +95,109 @@ def import_gguf(
 ) -> None:
     """Convert a GGUF file to a model folder in bfloat16, for `join --model ORG/NAME`."""
     from swarm.models.gguf import convert
-    from swarm.models.store import ModelStore
 
-    store = ModelStore()
+    store = _store()
     folder = store.folder(name)
     if folder.exists():
-        raise ModelError(f"there is a model {name} already, in {folder}; choose another --name or delete it")
+        raise ModelError(f"there is a model {name} already, in {folder}; choose another --name or remove it")
     convert(file.expanduser().absolute(), folder, progress=progress())
     announce(f"Model {name} is in {folder}.")
+
+
+@app.command()
+def verify(name: Name, as_json: Json = False) -> None:
+    """Read every byte of a model again and compare it with what it should be. Exit code 1 when it is not."""
+    from swarm.models.verify import verify as verify_model
+
+    store = _store()
+    checked = verify_model(store, name, progress())
+    if as_json:
+        typer.echo(json.dumps([_checked(one) for one in checked], indent=2))
+    else:
+        table = Table("file", "size", "state")
+        for one in checked:
+            table.add_row(one.name, size(one.octets), one.state)
+        table_console().print(table)
+    wrong = [one.name for one in checked if not one.right]
+    if wrong:
+        raise ModelError(
+            f"{name}: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} damaged; delete what is damaged, "
+            "and the next start fetches it again"
+        )
+
+
+@app.command()
+def remove(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
+) -> None:
+    """Delete a model from swarm's own folder; folders adopted in place and other caches are left alone."""
+    store = _store()
+    folders = store.folders(name)
+    if not folders:
+        raise ModelError(f"{name} is not in {store.home / 'models'}; `swarm models` lists what is")
+    taken = sum(disk_bytes(folder) for folder in folders)
+    if not yes and not typer.confirm(f"Delete {name}, {size(taken)} in {', '.join(map(str, folders))}?"):
+        raise typer.Exit(1)
+    store.remove(name)
+    announce(f"Removed {name}: {size(taken)}.")
+
+
+def _tell(model: LocalModel, as_json: bool) -> None:
+    described = _described(model)
+    if as_json:
+        typer.echo(json.dumps(described, indent=2))
+    else:
+        announce(f"Model {model.id} is in {model.folder}: {size(described['disk_bytes'])}.")
+
+
+def _described(model: LocalModel) -> dict[str, Any]:
+    here = [
+        layer
+        for layer in range(model.spec.layers)
+        if not model.lacks(LayerSpan(layer, layer + 1), ends=False)
+    ]
+    return {
+        "name": model.id.name,
+        "digest": model.id.digest,
+        "layers": model.spec.layers,
+        "layers_here": _spans(here),
+        "ends_here": not model.lacks(None, ends=True),
+        "weight_bytes": sum(entry.size for entry in model.manifest.files),
+        "disk_bytes": disk_bytes(model.folder),
+        "context_tokens": model.spec.context_tokens,
+        "dtype": model.spec.dtype,
+        "folder": str(model.folder),
+    }
+
+
+def _spans(layers: list[int]) -> list[str]:
+    """Return layers as the fewest spans A:B."""
+    from swarm.models.chunks import ranges_of
+
+    return [f"{start}:{end}" for start, end in ranges_of(layers)]
+
+
+def _checked(one: Any) -> dict[str, Any]:
+    return {"file": one.name, "bytes": one.octets, "right": one.right, "state": one.state}
+
+
+def disk_bytes(folder: Path) -> int:
+    """Return what a folder takes on the disk: of a file with holes, only what is there."""
+    found = 0
+    for path in folder.rglob("*"):
+        if path.is_file():
+            stat = path.stat()
+            blocks = getattr(stat, "st_blocks", None)
+            found += stat.st_size if blocks is None else min(blocks * 512, stat.st_size)
+    return found
+
+
+def size(octets: int) -> str:
+    """Return bytes as people read them."""
+    value, unit = float(octets), "B"
+    for larger in ("kB", "MB", "GB", "TB"):
+        if value < 1000:
+            break
+        value, unit = value / 1000, larger
+    return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"

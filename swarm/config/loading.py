@@ -22,6 +22,7 @@ ALIASES = {
     "oai_port": "api.listen",
     "openai_port": "api.listen",
     "api_keys": "api.keys",
+    "models": "model.model",
 }
 """The specification's names, besides the names outside tables that the settings themselves declare."""
 

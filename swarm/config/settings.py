@@ -50,8 +50,26 @@ class NodeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelChoice:
+    """One of several models, with layers of its own."""
+
+    name: str
+    layers: LayerSpan | str | None = None
+    """None: as the setting ``layers`` says."""
+
+    def __str__(self) -> str:
+        return self.name if self.layers is None else f"{self.name} {self.layers}"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSettings:
-    model: str = knob("", "Hugging Face id or local folder; default: what the swarm serves.", flag="model")
+    model: tuple[str | ModelChoice, ...] = knob(
+        (),
+        "Hugging Face id (`NAME@DIGEST` for certain weights) or local folder; default: what the swarm serves. "
+        "Of several models each gets an equal share of the memory. In a file, `[[models]]` tables have a `name`, and "
+        "`layers` of their own.",
+        flag="model",
+    )
     serve: tuple[str, ...] = knob(
         (),
         "Models of the swarm whose ends this node's front door fetches at once, not on first use.",

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 from swarm.config.knob import Knob
-from swarm.config.settings import ApiKey
+from swarm.config.settings import ApiKey, ModelChoice
 from swarm.types import Address, LayerSpan
 
 _SECONDS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0}
@@ -211,6 +211,23 @@ def _limit(name: str, given: dict[str, object], field: str) -> int | None:
     return value
 
 
+def _models(knob: Knob, given: object) -> tuple[str | ModelChoice, ...]:
+    if isinstance(given, str):
+        return (given,) if given else ()
+    if not isinstance(given, list | tuple):
+        raise _wrong("a text, a list of texts or [[models]] tables", given)
+    return tuple(_model_table(knob, each) if isinstance(each, dict) else _text(knob, each) for each in given)
+
+
+def _model_table(knob: Knob, given: dict[str, object]) -> ModelChoice:
+    if unknown := given.keys() - {"name", "layers"}:
+        raise ValueError(f"unknown field {min(unknown)!r} in a table; there are name, layers")
+    name, layers = given.get("name"), given.get("layers")
+    if not isinstance(name, str) or not name:
+        raise ValueError("each table needs a name")
+    return ModelChoice(name, None if layers is None else _layers(knob, layers))
+
+
 def _layers(_knob: Knob, given: object) -> LayerSpan | str:
     if not isinstance(given, str):
         raise _wrong("a span A:B, auto or none", given)
@@ -227,5 +244,6 @@ _CONVERTERS: dict[Any, Callable[[Knob, object], Any]] = {
     tuple[Address, ...]: _addresses,
     tuple[str, ...]: _texts,
     tuple[str | ApiKey, ...]: _keys,
+    tuple[str | ModelChoice, ...]: _models,
     LayerSpan | str: _layers,
 }

@@ -77,7 +77,13 @@ class HashCache:
         after = real.stat()
         if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
             raise ModelError(f"{path} changed while it was read")
-        entry = Hashed(after.st_size, after.st_mtime_ns, digest, table)
+        return self.remember(real, digest, table)
+
+    def remember(self, path: Path, sha256: str, table: bytes) -> Hashed:
+        """Note the digests of a file that was just written or read, as it is now. Raises OSError."""
+        real = path.resolve()
+        found = real.stat()
+        entry = Hashed(found.st_size, found.st_mtime_ns, sha256, table)
         write_atomically(self._entry(real), msgspec.json.encode(entry))
         return entry
 

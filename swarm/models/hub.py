@@ -28,6 +28,7 @@ from swarm.models.folder import (
     HashCache,
     read_json,
     refuse_other_formats,
+    stored_files,
 )
 from swarm.models.manifest import (
     CONFIG_NAME,
@@ -93,6 +94,7 @@ class _Download:
         if CONFIG_NAME not in self._listed:
             refuse_other_formats(self._name, self._listed)
             raise ModelError(f"{self._name} has no config.json on the hub")
+        self._check_same_weights()
         self._fetch(CONFIG_NAME)
         spec = ModelSpec.from_config(read_json(self._folder, CONFIG_NAME))
         for listed in self._listed.values():
@@ -109,6 +111,16 @@ class _Download:
         config = self._folder / CONFIG_NAME
         entries.append(FileEntry(CONFIG_NAME, config.stat().st_size, self._cache.sha256(config)))
         write_atomically(self._folder / MANIFEST_NAME, encode_files(entries, revision=self._revision))
+
+    def _check_same_weights(self) -> None:
+        """Raise ModelError when what is in the folder, from members perhaps, is not what the hub has."""
+        for entry in stored_files(self._folder).values():
+            listed = self._listed.get(entry.name)
+            if listed is None or listed.sha256 not in (None, entry.sha256):
+                raise ModelError(
+                    f"{self._folder} holds other weights of {self._name} than the hub ({entry.name} differs); "
+                    f"to replace them: python -m swarm models remove {self._name}"
+                )
 
     def _listing(self) -> tuple[dict[str, _Listed], str]:
         """Ask for the repository's files, at the revision of what is on disk already."""

@@ -66,25 +66,26 @@ class PartialFile:
         return made
 
     @classmethod
-    def open(cls, path: Path, entry: FileEntry | None = None) -> PartialFile | None:
-        """Open what is there of ``entry``, or of whatever file it says it is; None when nothing usable is.
+    def open(cls, path: Path, entry: FileEntry, *, check: bool = True) -> PartialFile | None:
+        """Open what is there of ``entry``; None when nothing usable is.
 
         When the data changed since the state was written (a process killed in the middle, a hand from outside),
-        every chunk is read again and counts only if it is right.
+        every chunk is read again and counts only if it is right; without ``check`` the state is believed, as by
+        those who give chunks to others that check them. Raises OSError.
         """
         try:
             state = msgspec.msgpack.decode(_state_path(path).read_bytes(), type=_State)
             found = data_path(path).stat()
-            whole = FileEntry(entry.name if entry else path.name, state.size, state.sha256)
+            whole = FileEntry(entry.name, state.size, state.sha256)
         except (FileNotFoundError, msgspec.MsgspecError, ModelError):
             return None
         chunks = chunk_count(state.size)
-        if (entry is not None and entry != whole) or found.st_size != state.size:
+        if entry != whole or found.st_size != state.size:
             return None
         if len(state.held) != chunks or len(state.table) != 32 * chunks:
             return None
         opened = cls(path, whole, state.table, bytearray(state.held))
-        if found.st_mtime_ns != state.mtime_ns:
+        if check and found.st_mtime_ns != state.mtime_ns:
             opened.verify()
         return opened
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from swarm.errors import ModelError
 from swarm.models.atomic import write_atomically
 from swarm.models.chunks import Chunks
-from swarm.models.folder import MANIFEST_NAME, inside
+from swarm.models.folder import MANIFEST_NAME, HashCache, inside
 from swarm.models.manifest import encode_files
 from swarm.models.partial import PartialFile
 
@@ -22,9 +22,10 @@ from swarm.models.partial import PartialFile
 class Receiving:
     """The files of one listing, as far as they are in ``folder``."""
 
-    def __init__(self, folder: Path, chunks: Chunks) -> None:
+    def __init__(self, folder: Path, chunks: Chunks, cache: HashCache) -> None:
         self.folder = folder
         self.chunks = chunks
+        self._cache = cache
         self._partial: dict[int, PartialFile] = {}
         self._whole: set[int] = set()
 
@@ -102,7 +103,10 @@ class Receiving:
                 partial.commit()
                 if partial.complete:
                     del self._partial[file]
-                    if not partial.finish():
+                    if partial.finish():
+                        # It was read this moment: nobody needs to hash it again.
+                        self._cache.remember(partial.path, partial.entry.sha256, partial.table)
+                    else:
                         wrong.append(file)
         return wrong
 

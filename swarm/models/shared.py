@@ -54,7 +54,7 @@ class SharedListing:
         entry = self.chunks.files[place.file]
         path = inside(self.folder, entry.name)
         if not path.is_file():
-            partial = PartialFile.open(path, entry)
+            partial = PartialFile.open(path, entry, check=False)
             if partial is None or not partial.holds(place.start, place.start + place.octets):
                 return None
         with present(path).open("rb") as file:
@@ -73,7 +73,7 @@ class SharedListing:
                 if same
                 else FileState(entry, b"", ())
             )
-        partial = PartialFile.open(path, entry)
+        partial = PartialFile.open(path, entry, check=False)
         return (
             FileState(entry, partial.table, ranges_of(partial.held)) if partial else FileState(entry, b"", ())
         )

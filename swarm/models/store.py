@@ -8,11 +8,13 @@ from __future__ import annotations
 import logging
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import platformdirs
+from filelock import FileLock, Timeout
 
 from swarm.errors import ModelError
 from swarm.models.catalog import DEFAULT_MODEL
@@ -118,6 +120,29 @@ class ModelStore:
         folder = self.folder(name_or_folder)
         hub.download(name_or_folder, folder, self.cache, span=span, ends=ends, progress=tell)
         return self._open(folder, name_or_folder, tell)
+
+    def folders(self, name: str) -> list[Path]:
+        """Return the folders of this store that hold weights called ``name``, or ``NAME@`` a digest's beginning."""
+        plain, _, digest = name.partition(_OTHER)
+        folder = self.folder(plain)
+        found = [folder, *folder.parent.glob(f"{folder.name}{_OTHER}*")]
+        return [
+            one
+            for one in found
+            if one.is_dir() and (not digest or (_digest_in(one) or "").startswith(digest))
+        ]
+
+    def remove(self, name: str) -> None:
+        """Delete what ``folders`` finds. Raises ModelError while another process writes there, or when it can't."""
+        for folder in self.folders(name):
+            try:
+                with FileLock(folder.parent / f".{folder.name}.lock", timeout=0):
+                    shutil.rmtree(folder)
+            except Timeout as exc:
+                raise ModelError(f"{folder} is being written by another process; try again later") from exc
+            except OSError as exc:
+                raise ModelError(f"{exc.filename or folder} can't be deleted: {exc.strerror or exc}") from exc
+            (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
 
     def list(self, progress: Progress = silent) -> tuple[LocalModel, ...]:
         """Return the models of swarm's own folder; one that can't be used is logged and left out."""

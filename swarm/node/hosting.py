@@ -9,11 +9,11 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from swarm.config import MIB
+from swarm.config import MIB, ModelChoice
 from swarm.errors import ModelError, SwarmError
 from swarm.gossip.record import HostedSpan, IntendedSpan, SpanLoad
 from swarm.models.footprint import Footprint, footprint_of
-from swarm.models.memory import Memory, check_fits, divide, needed_bytes, reach
+from swarm.models.memory import Division, Memory, check_fits, divide, needed_bytes, reach
 from swarm.models.tokenizer import ChatTokenizer
 from swarm.node.mover import Mover
 from swarm.routing.placement import Machine, missing_layers
@@ -67,11 +67,18 @@ class Hosting:
         self._ends: dict[ModelId, LoadedEnds] = {}
         self._tokenizers: dict[ModelId, ChatTokenizer] = {}
         self._loading = asyncio.Lock()
-        self._intended: tuple[IntendedSpan, ...] = ()
+        self._intended: dict[ModelId, IntendedSpan] = {}
         self._footprints: dict[ModelId, Footprint] = {}
         self._reaches: dict[ModelId, tuple[int, ...]] = {}
         self._seconds_per_byte = 0.0
         self._settled = False
+        self._choices = tuple(
+            choice if isinstance(choice, ModelChoice) else ModelChoice(choice) for choice in settings.model
+        )
+        self._layers: dict[ModelId, LayerSpan | str] = {}
+        self._complete: set[ModelId] = set()
+        """Models whose first span, if any, is decided and loaded."""
+        self._divisions: dict[ModelId, Division] = {}
 
     # --- what others read ---
 
@@ -84,7 +91,7 @@ class Hosting:
 
     def intended(self) -> tuple[IntendedSpan, ...]:
         """What this node means to load, for its record."""
-        return self._intended
+        return tuple(self._intended.values())
 
     @property
     def settled_once(self) -> bool:
@@ -112,23 +119,27 @@ class Hosting:
         Raises SwarmError when a model or layers that were named can't be had: whoever named them should know at once.
         A node that was told nothing stays a member whatever happens, and says what it lacks.
         """
-        if self._settings.model:
-            await self._hold(await self._asked_for())
+        if self._choices:
+            async with asyncio.TaskGroup() as tasks:
+                for choice in self._choices:
+                    tasks.create_task(self._hold_named(choice))
         elif self._settings.layers == "none":
             self._settle()
         else:
             await self._serve_with_the_swarm()
 
+    async def _hold_named(self, choice: ModelChoice) -> None:
+        # What is known of the model comes first, its weights when it is decided which.
+        local = await self._library.named(choice.name, span=None, ends=False)
+        self._layers[local.id] = self._settings.layers if choice.layers is None else choice.layers
+        await self._hold(local)
+
     async def _hold(self, local: LocalModel) -> None:
-        if self._settings.layers == "auto":
+        if self._layers_of(local) == "auto":
             await self._joined()
             await self._place(local)
         else:
             await self._load(local)
-
-    async def _asked_for(self) -> LocalModel:
-        """Return what is known of the model that was named; its weights come when it is decided which."""
-        return await self._library.named(self._settings.model, span=None, ends=False)
 
     async def _serve_with_the_swarm(self) -> None:
         """Hold layers of what the swarm serves, fetched from its members; say once what prevents it."""
@@ -174,7 +185,7 @@ class Hosting:
             announce=self._announce,
             clock=time.perf_counter,
         )
-        await mover.run(local, must_load=bool(self._settings.model))
+        await mover.run(local, must_load=bool(self._choices))
 
     async def _load(self, local: LocalModel) -> None:
         """Hold the layers that the settings name. Raises ModelError, DoesNotFitError before anything is loaded."""
@@ -190,13 +201,15 @@ class Hosting:
 
     async def settled(self, local: LocalModel) -> None:
         """What this node holds is decided and loaded: load what its door needs, and say that it is ready. Once."""
-        if self._settled:
+        if local.id in self._complete:
             return
+        self._complete.add(local.id)
         if self._ends_wanted:
             local = await self._library.complete(local, [], ends=True)
             await self.need_ends(local)
             await self.tokenizer(local)
-        self._settle()
+        if len(self._complete) >= len(self._choices):
+            self._settle()
 
     def _settle(self) -> None:
         self._settled = True
@@ -236,9 +249,10 @@ class Hosting:
     def intend(self, local: LocalModel, span: LayerSpan | None, *, firm: bool) -> None:
         """Tell the swarm what this node means to load."""
         seconds = self.machine(local).seconds_per_layer
-        self._intended = (
-            () if span is None else (IntendedSpan(local.id, span, local.spec.layers, firm, seconds * 1e6),)
-        )
+        if span is None:
+            self._intended.pop(local.id, None)
+        else:
+            self._intended[local.id] = IntendedSpan(local.id, span, local.spec.layers, firm, seconds * 1e6)
         self._on_change()
 
     async def load(self, local: LocalModel, span: LayerSpan) -> None:
@@ -276,18 +290,32 @@ class Hosting:
         return [stage.span for stage, _ in self._stages if stage.model == local.id]
 
     def _memory_for(self, local: LocalModel) -> Memory:
+        """Return the model's part of the memory: of several each gets as much as the others."""
+        parts = max(len(self._choices), 1)
+        most = self._memory.most_kv_bytes
         # There is no second form of weights in float32.
         single = self.compute_dtype(local) == "float32"
-        return replace(self._memory, second_copy_bytes=0) if single else self._memory
+        return replace(
+            self._memory,
+            total_bytes=self._memory.total_bytes // parts,
+            kv_bytes=self._memory.kv_bytes // parts,
+            most_kv_bytes=None if most is None else most // parts,
+            second_copy_bytes=0 if single else self._memory.second_copy_bytes // parts,
+        )
 
     def _divide_memory(self, local: LocalModel, spans: Sequence[LayerSpan]) -> None:
         """Set what KV cache and second copies may use when ``spans`` are held."""
         division = divide(self._memory_for(local), self.footprint(local), spans)
-        self._engine.limit_memory(kv_bytes=division.kv_bytes, second_copy_bytes=division.second_copy_bytes)
+        self._divisions[local.id] = division
+        held = self._divisions.values()
+        self._engine.limit_memory(
+            kv_bytes=sum(part.kv_bytes for part in held),
+            second_copy_bytes=sum(part.second_copy_bytes for part in held),
+        )
         self._announce(
             f"Memory: {division.weights_bytes / MIB:.0f} MiB for layers, {division.ends_bytes / MIB:.0f} for the "
             f"model's ends, {division.kv_bytes / MIB:.0f} for KV, {division.overhead_bytes / MIB:.0f} for the "
-            f"program; {self._memory.total_bytes / MIB:.0f} may be used."
+            f"program; {self._memory_for(local).total_bytes / MIB:.0f} may be used."
         )
 
     def _private_spans(self, local: LocalModel) -> tuple[LayerSpan, ...]:
@@ -301,8 +329,11 @@ class Hosting:
             *([LayerSpan(layers - last, layers)] if last else []),
         )
 
+    def _layers_of(self, local: LocalModel) -> LayerSpan | str:
+        return self._layers.get(local.id, self._settings.layers)
+
     def _pinned(self, local: LocalModel) -> LayerSpan | None:
-        wanted = self._settings.layers
+        wanted = self._layers_of(local)
         layers = local.spec.layers
         if isinstance(wanted, LayerSpan) and wanted.end > layers:
             raise ModelError(f"{local.id.name} has {layers} layers: --layers must end at {layers} or before")

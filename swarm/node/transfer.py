@@ -248,7 +248,7 @@ class Listing:
         self.digest = digest
         self.chunks = chunks
         self.offers = offers
-        self.receiving = Receiving(folder, chunks)
+        self.receiving = Receiving(folder, chunks, transfer.store.cache)
         self._roots: dict[int, str] = {}
         self._false: dict[int, set[str]] = {}
         self._contested: set[int] = set()

@@ -13,6 +13,7 @@ from huggingface_hub import constants
 from swarm.errors import ModelError
 from swarm.models import hub as hub_module
 from swarm.models.folder import MANIFEST_NAME
+from swarm.models.manifest import encode_files
 from swarm.models.store import ModelStore
 from swarm.types import LayerSpan
 from tests.support.hub_server import COMMIT, Hub, serving_hub
@@ -247,3 +248,16 @@ def test_what_an_interrupted_download_left_is_not_a_model_until_it_is_whole(
 def test_later_files_come_from_the_revision_of_the_first(hub: Hub, store: ModelStore, source: Path) -> None:
     store.obtain(NAME, span=LayerSpan(1, 3), ends=False)
     assert COMMIT in (store.folder(NAME) / MANIFEST_NAME).read_text()
+
+
+def test_weights_of_members_are_not_mixed_with_others_of_the_hub(
+    hub: Hub, store: ModelStore, source: Path, tmp_path: Path
+) -> None:
+    other = store.find(str(write_sharded(tmp_path / "other", seed=5)), name=NAME)
+    assert other is not None
+    folder = store.folder(NAME)
+    folder.mkdir(parents=True)
+    (folder / MANIFEST_NAME).write_bytes(encode_files(other.manifest.files))
+    with pytest.raises(ModelError, match="models remove"):
+        store.obtain(NAME, span=LayerSpan(1, 2), ends=False)
+    assert hub.sent_weights() == set()

@@ -33,9 +33,9 @@ def home_of(swarm: SwarmProcesses, node: NodeProcess) -> Path:
     return swarm.folder / node.name / "home" / "models" / "org" / "tiny"
 
 
-def answer(node: NodeProcess) -> str:
+def answer(node: NodeProcess, model: str = NAME) -> str:
     body = {
-        "model": NAME,
+        "model": model,
         "messages": [{"role": "user", "content": QUESTION}],
         "temperature": 0,
         "max_completion_tokens": TOKENS,
@@ -112,6 +112,25 @@ def test_after_a_kill_only_what_is_missing_travels(swarm: SwarmProcesses, expect
     assert 0 < after <= whole - before + 4 * MIB
     assert not list(home_of(swarm, node).glob("*.partial"))
     assert answer(node) == expected
+    node.stop()
+
+
+def test_one_node_holds_two_models_and_every_door_serves_both(swarm: SwarmProcesses, expected: str) -> None:
+    first = swarm.nodes[0]
+    settings = swarm.folder / "both.toml"
+    tables = [f'[[models]]\nname = "{name}"\nlayers = "0:6"\n' for name in (NAME, "org/other")]
+    settings.write_text("".join(tables), "utf-8")
+    node = add_machine(swarm, "auto", api=True, model=False, extra=("--config", str(settings)))
+    other = write_byte_model(home_of(swarm, node).with_name("other"), seed=1)
+    node.start()
+    wait_for("both models", lambda: node.check() or node.log.count("Ready: layers 0-5") == 2)
+    wait_for("news of it", lambda: len(first.get("/v1/models")[1]["data"]) == 2)
+    assert {model["id"] for model in first.get("/v1/models")[1]["data"]} == {NAME, "org/other"}
+    theirs = greedy(other, QUESTION, TOKENS)
+    assert theirs != expected
+    assert answer(node) == expected
+    for door in (node, first):
+        assert answer(door, "org/other") == theirs
     node.stop()
 
 

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 from swarm.config import WeightsSettings
+from swarm.gossip.record import StaticRecord
+from swarm.gossip.record import encode as encode_record
 from swarm.models.progress import silent
 from swarm.models.store import LocalModel, ModelStore, Wanted
 from swarm.node.sharing import Sharing, WeightTraffic
 from swarm.node.transfer import Transfer
-from swarm.protocol.messages import AnyMessage, NoWeights, WantWeights, Weights
+from swarm.protocol.identity import SwarmSecret, sign_record
+from swarm.protocol.messages import AnyMessage, Heartbeat, NoWeights, SignedRecord, WantWeights, Weights
 from swarm.types import Address, LayerSpan, ModelId, NodeId
-from tests.support.links import Peer
+from tests.support.links import SECRET, Peer
 
 
 class WeightPeer(Peer):
     """A Peer that shares what is in its store, and can fetch from others."""
 
-    def __init__(self, seed: bytes, home: Path, **settings: Any) -> None:
-        super().__init__(seed)
+    def __init__(
+        self, seed: bytes, home: Path, *, secret: SwarmSecret | None = None, **settings: Any
+    ) -> None:
+        super().__init__(seed, secret=secret or SECRET)
         self.store = ModelStore(home)
         self.traffic = WeightTraffic()
         self.local: list[LocalModel] = []
@@ -38,9 +43,26 @@ class WeightPeer(Peer):
         }
         self.sharing = Sharing(models=lambda: self.local, cache=self.store.cache, **common)
         self.transfer = Transfer(node=self.node, connect=self.connect, store=self.store, **common)
-        self.spoil: Callable[[bytes], bytes] | None = None
-        """Turns the bytes of a chunk before they are sent into others."""
+
+        self._beats = 0
         self.asked_for: list[tuple[str, int]] = []
+
+    def hello(self) -> SignedRecord:
+        """Return a record that real nodes accept, too."""
+        body = encode_record(
+            StaticRecord(
+                node=self.node,
+                public_key=self.key.public_bytes,
+                incarnation=1,
+                sequence=1,
+                boot=self.boot,
+                addresses=(),
+                protocol_min=1,
+                protocol_max=1,
+                state="joining",
+            )
+        )
+        return sign_record(self.key, self.secret.swarm_id, "static", body)
 
     async def connect(self, node: NodeId) -> None:
         await self.network.connect(self.addresses[node], node)
@@ -54,7 +76,10 @@ class WeightPeer(Peer):
         self.transfer.gone(node)
 
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
-        if isinstance(message, WantWeights):
+        if isinstance(message, Heartbeat):
+            self._beats += 1
+            self.network.send(node, Heartbeat(self._beats, message.number, 0))
+        elif isinstance(message, WantWeights):
             self.asked_for.append((message.kind, message.index))
             self.sharing.asked(node, message)
         elif isinstance(message, Weights | NoWeights):

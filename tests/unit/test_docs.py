@@ -79,7 +79,8 @@ def test_every_link_and_every_path_of_a_page_leads_somewhere(path: Path) -> None
 )
 def test_every_flag_of_a_page_exists(name: str) -> None:
     commands = typer.main.get_command(app).commands.values()  # type: ignore[attr-defined]
-    known = {option for command in commands for parameter in command.params for option in parameter.opts}
+    parameters = [parameter for command in commands for parameter in command.params]
+    known = {option for parameter in parameters for option in (*parameter.opts, *parameter.secondary_opts)}
     named = set(_FLAG.findall((ROOT / name).read_text(encoding="utf-8")))
     assert named - known - {"--help"} - _FLAGS_OF_OTHERS == set()
 

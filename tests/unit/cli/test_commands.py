@@ -57,10 +57,10 @@ def test_help_and_version_import_no_tensor_library_and_no_web_server() -> None:
 def test_every_setting_with_a_flag_is_an_option_of_join() -> None:
     join = typer.main.get_command(app).commands["join"]  # type: ignore[attr-defined]
     options = {name for parameter in join.params for name in parameter.opts}
-    names_of_the_specification = {"job_port", "oai_port", "api_keys"}
-    wanted = {"--" + name.replace("_", "-") for name in flat_names().keys() - names_of_the_specification}
+    names_of_files = {"job_port", "oai_port", "api_keys", "models"}
+    wanted = {"--" + name.replace("_", "-") for name in flat_names().keys() - names_of_files}
     assert wanted - options == set()
-    assert names_of_the_specification <= ALIASES.keys()
+    assert names_of_files <= ALIASES.keys()
 
 
 def test_config_shows_what_join_would_use_and_where_it_comes_from(swarm: Swarm, tmp_path: Path) -> None:

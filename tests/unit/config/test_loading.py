@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from swarm.config import ApiKey, Config, load_config
+from swarm.config import ApiKey, Config, ModelChoice, load_config
 from swarm.errors import ConfigError
 from swarm.types import Address, LayerSpan
 
@@ -157,3 +157,29 @@ def test_a_wrong_key_table_is_an_error_that_quotes_no_key(table: str, problem: s
     with pytest.raises(ConfigError, match=problem) as raised:
         load_config(f"[[api.keys]]\n{table}", {}, {})
     assert "secret-key" not in str(raised.value)
+
+
+def test_models_are_given_by_a_name_by_several_or_by_tables() -> None:
+    def models(text: str) -> tuple[str | ModelChoice, ...]:
+        return load_config(text, {}, {})[0].model.model
+
+    assert models('model = "org/a"') == ("org/a",)
+    assert models('model = ["org/a", "org/b@01234567"]') == ("org/a", "org/b@01234567")
+    tables = '[[models]]\nname = "org/a"\nlayers = "0:4"\n[[models]]\nname = "org/b"\n'
+    assert models(tables) == (ModelChoice("org/a", LayerSpan(0, 4)), ModelChoice("org/b"))
+    assert load_config(None, {}, {"model": ["org/a", "org/b"]})[0].model.model == ("org/a", "org/b")
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ('[[models]]\nlayers = "0:4"', "needs a name"),
+        ('[[models]]\nname = "a"\nlayer = "0:4"', "unknown field 'layer'"),
+        ('[[models]]\nname = "a"\nlayers = "4"', "not a span"),
+        ('[model]\npins = ["org/a@xyz"]', "NAME@DIGEST"),
+        ("model = 3", "text"),
+    ],
+)
+def test_a_model_that_is_given_wrongly_is_said_to_be(text: str, why: str) -> None:
+    with pytest.raises(ConfigError, match=why):
+        load_config(text, {}, {})
