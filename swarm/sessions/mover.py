@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from swarm.protocol.messages import Filled, Hop, Opened
-from swarm.sessions.effects import FindPath
+from swarm.protocol.messages import Filled, Hop, Opened, Refused
+from swarm.sessions.effects import ChosenPath, FindPath
 from swarm.sessions.fill import ORIGIN, Flow, HopState, plan
 from swarm.sessions.leg import Leg, Reach
+from swarm.sessions.ways import Ways
 from swarm.types import NodeId
 
 RETRY_SECONDS = 1.0
@@ -26,7 +27,8 @@ MAX_ROUNDS = 8
 class Mover:
     """Which hops an answer wants to leave, and the leg under way to that end."""
 
-    def __init__(self) -> None:
+    def __init__(self, ways: Ways) -> None:
+        self._ways = ways
         self.leg: Leg | None = None
         self.new: frozenset[int] = frozenset()
         self.moves = 0
@@ -78,21 +80,32 @@ class Mover:
         self._nodes.clear()
         self._hops.clear()
 
-    def due(self, leg: Leg, now: float) -> bool:
-        if self.leg is not None or not self.leaving or now < self._retry_at:
-            return False
-        return any(self.leaves(hop) for hop in leg.path.hops)
-
-    def wish(self, leg: Leg, now: float, attempt: int) -> FindPath:
-        """Ask for a path on which the other hops stay."""
-        self._retry_at = now + RETRY_SECONDS
-        held = tuple(hop for hop in leg.path.hops if not self.leaves(hop))
-        return FindPath(frozenset(self._nodes | self._avoid), frozenset(), attempt, held, moving=True)
+    def try_now(self, leg: Leg, now: float) -> None:
+        """Ask for a path on which the other hops stay, if there is a hop on ``leg`` to leave and it is time."""
+        if self.leg is not None or not self.leaving or now < self._retry_at or not self._ways.keeps:
+            return
+        if any(self.leaves(hop) for hop in leg.path.hops):
+            self._retry_at = now + RETRY_SECONDS
+            held = tuple(hop for hop in leg.path.hops if not self.leaves(hop))
+            avoided = frozenset(self._nodes | self._avoid)
+            wish = FindPath(avoided, frozenset(), self._ways.last_epoch, held, moving=True)
+            self._ways.effects.append(wish)
 
     # --- the second leg ---
 
-    def begin(self, leg: Leg, old: Leg) -> None:
-        """Take ``leg``, whose new hops are about to be opened."""
+    def found(self, path: ChosenPath, old: Leg, now: float) -> None:
+        """Open what ``path`` has beside the hops of ``old``."""
+        if self.leg is not None:
+            return
+        leg = self._ways.new_leg(path)
+        self._begin(leg, old)
+        if path.dtype != old.path.dtype or not self.new:
+            # Hidden states of another dtype can't be replayed, and the same hops can't be opened beside themselves.
+            self._break_first()
+            return
+        self._ways.ask_to_open(leg, sorted(self.new), now, self._ways.settings.open_seconds)
+
+    def _begin(self, leg: Leg, old: Leg) -> None:
         places = {hop: place for place, hop in enumerate(old.path.hops)}
         kept = {place: places[hop] for place, hop in enumerate(leg.path.hops) if hop in places}
         self.leg = leg
@@ -103,42 +116,42 @@ class Mover:
         for place, before in kept.items():
             leg.states[place] = old.states[before]
 
-    def opened(self, sender: NodeId, message: Opened, total: int, now: float) -> bool:
+    def opened(self, sender: NodeId, message: Opened, now: float) -> bool:
         """Take a new hop's answer; when it was the last, the filling begins."""
         leg = self.leg
         if leg is None or not leg.opened(sender, message):
             return False
         if not leg.unopened:
             states = [
-                leg.states[place] if place in self.new else _at(leg.states[place], total - 1)
+                leg.states[place] if place in self.new else _at(leg.states[place], self._ways.total - 1)
                 for place in range(len(leg.path.hops))
             ]
-            found = plan(states, total - 1, fixed=frozenset(self._reaches))
-            if found is None or found.position < total - 1:
-                self.break_first()  # only hops that pause can be taken back to where they must begin
+            found = plan(states, self._ways.total - 1, fixed=frozenset(self._reaches))
+            if found is None or found.position < self._ways.total - 1:
+                self._break_first()  # only hops that pause can be taken back to where they must begin
             else:
                 leg.fill(found.flows, now, self._reaches)
-                self._go_on(leg, found.position, total, now)
+                self._go_on(leg, found.position, now)
         return True
 
-    def filled(self, sender: NodeId, message: Filled, total: int, now: float) -> bool:
+    def filled(self, sender: NodeId, message: Filled, now: float) -> bool:
         leg = self.leg
         if leg is None or not leg.filled(sender, message, now):
             return False
-        self._go_on(leg, message.position, total, now)
+        self._go_on(leg, message.position, now)
         return True
 
-    def _go_on(self, leg: Leg, reached: int, total: int, now: float) -> None:
+    def _go_on(self, leg: Leg, reached: int, now: float) -> None:
         """Once filled, fetch what the answer has grown by meanwhile, until that is little."""
         if not leg.filler.done or self.ready:
             return
-        if total - 1 - reached <= NEAR_TOKENS or self._rounds >= MAX_ROUNDS:
+        if self._ways.total - 1 - reached <= NEAR_TOKENS or self._rounds >= MAX_ROUNDS:
             self.ready = True
             return
         self._rounds += 1
-        leg.fill(_runs(self.new, reached, total - 1), now, self._reaches)
+        leg.fill(_runs(self.new, reached, self._ways.total - 1), now, self._reaches)
 
-    def break_first(self) -> None:
+    def _break_first(self) -> None:
         """Make before break is not possible: at the next token boundary the answer pauses and is refilled."""
         self.ready = self.breaks = True
 
@@ -160,11 +173,39 @@ class Mover:
         """Forget the leg; its hops are the answer's to use or to release."""
         self.leg, self.ready = None, False
 
-    def failed(self, nodes: Iterable[NodeId], now: float) -> None:
-        """The leg came to nothing: try again elsewhere, a little later."""
+    def refused(self, sender: NodeId, message: Refused, old: Leg, now: float) -> bool:
+        """Take a refusal that concerns the move only; return whether it did."""
+        leg = self.leg
+        if leg is None:
+            return False
+        if message.epoch == leg.epoch:
+            if message.code == "full" and sender in old.nodes:
+                self._break_first()  # the room is what the hop to be left holds
+            else:
+                self.abandon((sender,), old, now)
+            return True
+        if message.epoch != old.epoch:
+            return False
+        if message.code == "log_gap":
+            self._break_first()
+            return True
+        if message.code == "unreachable" and message.next in self.new_nodes - old.nodes:
+            self._ways.shun((sender, message.next))
+            self.abandon((message.next,), old, now)
+            return True
+        return False
+
+    def abandon(self, nodes: Iterable[NodeId], old: Leg, now: float) -> None:
+        """The leg came to nothing because of ``nodes``: try again elsewhere, a little later."""
         self.dissolve()
         self._avoid.update(nodes)
         self._retry_at = now + RETRY_SECONDS
+        self._ways.release_all_but(old)
+
+    def late(self, old: Leg, now: float) -> None:
+        """Give a leg up that does not come on."""
+        if self.leg is not None and self.leg.late(now):
+            self.abandon(self.new_nodes - {self._ways.request.origin}, old, now)
 
     def nowhere(self) -> None:
         """No path was found: what failed before may be tried again, and who is only slow is kept."""
@@ -173,6 +214,7 @@ class Mover:
             self._nodes.discard(self._slow)
             self._slow = None
 
+    @property
     def new_nodes(self) -> frozenset[NodeId]:
         return frozenset(self.leg.path.hops[place].node for place in self.new) if self.leg else frozenset()
 

@@ -14,10 +14,10 @@ from enum import Enum, auto
 from swarm.config import EngineSettings, SessionSettings
 from swarm.errors import DeadlineError, OverloadedError, PeerError, StepTimeoutError, SwarmError
 from swarm.protocol.messages import Busy, Filled, HopTime, Opened, Output, Refused, Rows
+from swarm.sessions.answer import AnswerTokens
 from swarm.sessions.drafts import Drafter
 from swarm.sessions.effects import (
     ChosenPath,
-    Edge,
     Effect,
     Embed,
     Emit,
@@ -26,16 +26,14 @@ from swarm.sessions.effects import (
     Ready,
     Sample,
     Score,
-    Shun,
 )
-from swarm.sessions.leases import OpenHops
 from swarm.sessions.leg import Leg
 from swarm.sessions.mover import Mover
 from swarm.sessions.prefix import PrefixNames
 from swarm.sessions.request import Request
 from swarm.sessions.scoring import PromptScoring
-from swarm.sessions.search import PathSearch
 from swarm.sessions.slow import SlowHops
+from swarm.sessions.ways import Ways
 from swarm.types import DTYPE_BYTES, NodeId
 
 RETRY_SECONDS = 0.25
@@ -68,7 +66,6 @@ class OriginSession:
     ) -> None:
         """``names`` name the blocks of prompt and answer; without them no prefix is reused."""
         self.request = request
-        self.accepted: list[int] = []
         self.epoch = 0
         self.last_path: ChosenPath | None = None
         self.times: tuple[HopTime, ...] = ()
@@ -77,33 +74,39 @@ class OriginSession:
         self.dropped: dict[str, int] = {}
         self._settings = settings
         self._engine = engine
-        self._effects: list[Effect] = []
+        self._answer = AnswerTokens(request, names, settings.draft_tokens)
+        self._ways = Ways(request, settings, engine, self._answer)
+        self._effects = self._ways.effects
+        self._search = self._ways.search
+        self._mover = Mover(self._ways)
+        self._slow = SlowHops()
         self._state = State.FINDING
         self._ready = False
-        self._search = PathSearch()
         self._leg: Leg | None = None
-        self._last_epoch = 0
-        self._mover = Mover()
-        self._slow = SlowHops()
-        self._hops = OpenHops(request.origin, request.session)
         self._retry_at = 0.0
         self._orphaned_at: float | None = None
         self._position = 0
         self._embedding = False
         self._sampling = False
-        self._drafts: tuple[int, ...] = ()
         self._own_rows = 1
-        self.scoring = PromptScoring(request.prompt) if request.score_prompt else None
-        self._names = names = None if request.score_prompt else names
-        if names is not None:
-            names.extend(request.prompt)
-        self.drafter = Drafter(request.prompt, settings.draft_tokens)
         self._find(now)
 
     # --- what the driver reads ---
 
+    @property
+    def accepted(self) -> list[int]:
+        return self._answer.accepted
+
+    @property
+    def drafter(self) -> Drafter:
+        return self._answer.drafter
+
+    @property
+    def scoring(self) -> PromptScoring | None:
+        return self._answer.scoring
+
     def effects(self) -> list[Effect]:
-        # The legs add to the same list.
+        # The ways and the legs add to the same list.
         drained = self._effects[:]
         self._effects.clear()
         return drained
@@ -124,7 +127,7 @@ class OriginSession:
     @property
     def hop_nodes(self) -> frozenset[NodeId]:
         """Nodes that may hold KV of this answer."""
-        return self._hops.nodes
+        return self._ways.hops.nodes
 
     @property
     def moves(self) -> int:
@@ -151,38 +154,11 @@ class OriginSession:
     def _open(self, path: ChosenPath, now: float, patience: float) -> None:
         """Take a path: hops that hold KV keep what they have, those that are on it no more are released."""
         self._mover.dissolve()
-        self._embedding = False
-        if not self._sampling:
-            self._drafts = ()
-        self._effects.extend(self._hops.release_all_but(path.hops, self._blocks()))
-        leg = self._new_leg(path)
-        self._ask_to_open(leg, range(len(path.hops)), now, patience)
+        self._forget_embeddings()
+        leg = self._ways.new_leg(path)
+        self._ways.release_all_but(leg)
+        self._ways.ask_to_open(leg, range(len(path.hops)), now, patience)
         self._take(leg)
-
-    def _new_leg(self, path: ChosenPath) -> Leg:
-        self._last_epoch += 1
-        return Leg(
-            self.request,
-            path,
-            self._last_epoch,
-            settings=self._settings,
-            engine=self._engine,
-            effects=self._effects,
-            tokens=self._tokens,
-        )
-
-    def _ask_to_open(self, leg: Leg, places: Iterable[int], now: float, patience: float) -> None:
-        places = tuple(places)
-        self._hops.opening(leg.path.hops, leg.epoch, places)
-        remaining = self.request.limit - len(self.accepted)
-        leg.open(
-            places,
-            keep=self._total - 1 if self._keeps else 0,
-            kv_tokens=self._total + min(max(remaining, 0), self._settings.reserve_tokens),
-            left_seconds=self.request.deadline - now,
-            blocks=self._blocks(),
-            until=now + patience,
-        )
 
     def _take(self, leg: Leg) -> None:
         self._leg = leg
@@ -224,7 +200,7 @@ class OriginSession:
 
     def opened(self, sender: NodeId, message: Opened, now: float) -> None:
         leg = self._leg
-        if self._mover.opened(sender, message, self._total, now):
+        if self._mover.opened(sender, message, now):
             return
         if leg is None or self._state is not State.OPENING or not leg.opened(sender, message):
             self._drop("opened")
@@ -233,7 +209,7 @@ class OriginSession:
 
     def _fill_hops(self, leg: Leg, now: float) -> None:
         """Every hop is open: those that lack KV get it."""
-        self._effects.extend(self._hops.release_all_but(leg.path.hops, self._blocks()))
+        self._ways.release_all_but(leg)
         if not self._ready:
             self._ready = True
             self.cached_tokens = min(*leg.hits.values(), self._total - 1)
@@ -259,7 +235,7 @@ class OriginSession:
     def filled(self, sender: NodeId, message: Filled, now: float) -> None:
         """A hop has taken in what it lacked, up to a position."""
         leg = self._leg
-        if self._mover.filled(sender, message, self._total, now):
+        if self._mover.filled(sender, message, now):
             return
         if leg is None or self._state is not State.FILLING or not leg.filled(sender, message, now):
             self._drop("filled")
@@ -268,7 +244,8 @@ class OriginSession:
 
     def refused(self, sender: NodeId, message: Refused, now: float) -> None:
         leg = self._leg
-        if self._refused_move(sender, message, now):
+        moving = leg is not None and self._state is State.RUNNING
+        if leg is not None and moving and self._mover.refused(sender, message, leg, now):
             return
         if (
             leg is None
@@ -282,7 +259,7 @@ class OriginSession:
             self._search.gap()
             self._open(leg.path, now, self._settings.open_seconds)
         elif message.code == "unreachable" and message.next is not None:
-            self._shun((sender, message.next))
+            self._ways.shun((sender, message.next))
             self._recover(_refusal_error(sender, message), now, lost=(message.next,))
         elif message.code == "full":
             self._search.avoid(sender)
@@ -290,10 +267,6 @@ class OriginSession:
         else:
             self._search.avoid(sender)
             self._recover(_refusal_error(sender, message), now, lost=(sender,))
-
-    def _shun(self, edge: Edge) -> None:
-        self._search.avoid_edge(edge)
-        self._effects.append(Shun(edge=edge))
 
     # --- leaving hops that still work ---
 
@@ -306,53 +279,14 @@ class OriginSession:
                 if hop.node == node:
                     self._mover.leave_hop(hop)
         if self._state is State.RUNNING and self._leg is not None:
-            self._try_to_move(self._leg, now)
-
-    def _try_to_move(self, leg: Leg, now: float) -> None:
-        if self._mover.due(leg, now) and self._keeps:
-            self._effects.append(self._mover.wish(leg, now, self._last_epoch))
+            self._mover.try_now(self._leg, now)
 
     def move_found(self, path: ChosenPath, now: float) -> None:
-        old = self._leg
-        if self._state is not State.RUNNING or old is None or self._mover.leg is not None:
-            return
-        leg = self._new_leg(path)
-        self._mover.begin(leg, old)
-        if path.dtype != old.path.dtype or not self._mover.new:
-            # Hidden states of another dtype can't be replayed, and the same hops can't be opened beside themselves.
-            self._mover.break_first()
-            return
-        self._ask_to_open(leg, sorted(self._mover.new), now, self._settings.open_seconds)
+        if self._state is State.RUNNING and self._leg is not None:
+            self._mover.found(path, self._leg, now)
 
     def move_missing(self) -> None:
         self._mover.nowhere()
-
-    def _refused_move(self, sender: NodeId, message: Refused, now: float) -> bool:
-        """Take a refusal that concerns the move only; return whether it did."""
-        move, old = self._mover.leg, self._leg
-        if move is None or old is None:
-            return False
-        if message.epoch == move.epoch:
-            if message.code == "full" and sender in old.nodes:
-                self._mover.break_first()  # the room is what the hop to be left holds
-            else:
-                self._abandon_move(now, (sender,))
-            return True
-        if message.epoch != old.epoch or self._state is not State.RUNNING:
-            return False
-        if message.code == "log_gap":
-            self._mover.break_first()
-            return True
-        if message.code == "unreachable" and message.next in self._mover.new_nodes() - old.nodes:
-            self._shun((sender, message.next))
-            self._abandon_move(now, (message.next,))
-            return True
-        return False
-
-    def _abandon_move(self, now: float, nodes: Iterable[NodeId]) -> None:
-        self._mover.failed(nodes, now)
-        if self._leg is not None:
-            self._effects.extend(self._hops.release_all_but(self._leg.path.hops, self._blocks()))
 
     def _switch(self, now: float) -> None:
         """At a token boundary, with nothing under way: go on over the other leg."""
@@ -362,7 +296,7 @@ class OriginSession:
             self._open(leg.path, now, self._settings.open_seconds)
             return
         self._take(leg)
-        self._ask_to_open(leg, kept, now, self._settings.open_seconds)
+        self._ways.ask_to_open(leg, kept, now, self._settings.open_seconds)
         if not leg.unopened:
             self._fill_hops(leg, now)
 
@@ -379,8 +313,8 @@ class OriginSession:
             leg.embedded(hidden, now)
         elif self._state is State.RUNNING:
             self._embedding = False
-            if self._drafts:
-                self._send_step(1 + len(self._drafts), "all", hidden, now)
+            if self._answer.drafts:
+                self._send_step(1 + len(self._answer.drafts), "all", hidden, now)
                 return
             count = self._chunk()
             rows: Rows = "last" if self._position + count == self._total else "none"
@@ -409,7 +343,7 @@ class OriginSession:
             payload = self._score(self._scoring, rows, payload, dtype)
         if payload:
             self._sampling = True
-            self._effects.append(Sample(payload, dtype, self._drafts))
+            self._effects.append(Sample(payload, dtype, self._answer.drafts))
         else:
             self._fill()
 
@@ -426,23 +360,7 @@ class OriginSession:
         if self._state is State.ENDED:
             return
         self._search.progressed()
-        if self._drafts:
-            self.drafter.judged(len(self._drafts), len(tokens) - 1)
-            self._drafts = ()
-        reason = ""
-        taken = 0
-        for token in tokens:
-            if token in self.request.stop_ids:
-                reason = "stop"
-                break
-            self.accepted.append(token)
-            taken += 1
-            if len(self.accepted) >= self.request.limit:
-                reason = "length"
-                break
-        self.drafter.extend(tokens[:taken])
-        if self._names is not None:
-            self._names.extend(tokens[:taken])
+        taken, reason = self._answer.accept(tokens)
         if taken:
             self._effects.append(Emit(tuple(tokens[:taken]), tuple(logprobs[:taken])))
         if reason:
@@ -461,7 +379,7 @@ class OriginSession:
     def sample_failed(self, error: SwarmError, now: float) -> None:
         """The output could not be used: NaN, or a size that passed no check here."""
         self._sampling = False
-        self._drafts = ()
+        self._answer.drafts = ()
         if self._state is State.RUNNING and self._leg is not None:
             # Whoever made it bad, its neighbours' KV may be bad too: nothing is kept.
             self._search.avoid(self._leg.last)
@@ -478,11 +396,11 @@ class OriginSession:
         if self._leg is not None and node in self._leg.nodes:
             self._search.avoid(node)
             self._recover(PeerError(node, "the link to it broke"), now, lost=(node,))
-        elif node in self._mover.new_nodes():
-            self._abandon_move(now, (node,))
+        elif self._leg is not None and node in self._mover.new_nodes:
+            self._mover.abandon((node,), self._leg, now)
         else:
             self._search.avoid(node)
-            self._effects.extend(self._hops.release((node,), self._blocks()))
+            self._ways.release((node,))
 
     def tick(self, now: float) -> None:
         if self._state is State.ENDED:
@@ -498,8 +416,8 @@ class OriginSession:
             self._find(now)
         elif leg is not None and leg.late(now):
             self._late(leg, now)
-        elif self._mover.leg is not None and self._mover.leg.late(now):
-            self._abandon_move(now, self._mover.new_nodes() - {self.request.origin})
+        elif leg is not None:
+            self._mover.late(leg, now)
 
     def _late(self, leg: Leg, now: float) -> None:
         """Leave who did not open in time; after a late step ask first who still answers at all."""
@@ -526,16 +444,11 @@ class OriginSession:
 
     @property
     def _total(self) -> int:
-        return len(self.request.prompt) + len(self.accepted)
-
-    def _tokens(self, start: int, end: int) -> Sequence[int]:
-        prompt = self.request.prompt
-        return [*prompt[start:end], *self.accepted[max(0, start - len(prompt)) : max(0, end - len(prompt))]]
+        return self._answer.total
 
     @property
     def _scoring(self) -> PromptScoring | None:
-        """None as soon as there is an answer: by then all of the prompt has been compared."""
-        return None if self.accepted else self.scoring
+        return self._answer.to_score
 
     def _score(
         self, scoring: PromptScoring, rows: int, payload: memoryview | bytes, dtype: str
@@ -547,15 +460,6 @@ class OriginSession:
             self._effects.append(Score(self.epoch, start, payload[:cut], dtype, tokens))
         return payload[cut:]
 
-    @property
-    def _keeps(self) -> bool:
-        """Whether hops may go on from the KV they have: not while every row of the prompt is wanted."""
-        return self._scoring is None and not self._search.afresh and self._settings.recovery == "replay"
-
-    def _blocks(self) -> tuple[bytes, ...]:
-        """Names of the blocks before the last token, whose row is always computed."""
-        return self._names.covering(self._total - 1) if self._names is not None else ()
-
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
@@ -566,7 +470,7 @@ class OriginSession:
             self._wish()
 
     def _wish(self) -> None:
-        held = tuple(hop for hop in self._hops.held if not self._mover.leaves(hop))
+        held = tuple(hop for hop in self._ways.hops.held if not self._mover.leaves(hop))
         self._effects.append(self._search.wish(held))
 
     def _recovering(self, error: SwarmError) -> None:
@@ -584,12 +488,16 @@ class OriginSession:
             self._find(now)
 
     def _leave(self, lost: Iterable[NodeId]) -> None:
-        self._effects.extend(self._hops.release(lost, self._blocks()))
+        self._ways.release(lost)
         self._leg = None
         self._mover.dissolve()
+        self._forget_embeddings()
+
+    def _forget_embeddings(self) -> None:
+        """What was being embedded was for a leg that is left; drafts whose sample is under way are still judged."""
         self._embedding = False
         if not self._sampling:
-            self._drafts = ()
+            self._answer.drafts = ()
 
     def _end(self) -> None:
         self._leave(self.hop_nodes)
@@ -609,7 +517,7 @@ class OriginSession:
             return
         if len(leg.window) < self._engine.prefill_window:
             self._embedding = True
-            tokens = self._tokens(self._position, self._position + self._chunk())
+            tokens = self._answer.between(self._position, self._position + self._chunk())
             self._effects.append(Embed(leg.epoch, tokens, leg.path.dtype))
 
     def _next(self, next_hidden: bytes, now: float) -> None:
@@ -621,14 +529,13 @@ class OriginSession:
             if self._mover.ready:
                 self._switch(now)
                 return
-            self._try_to_move(leg, now)
+            self._mover.try_now(leg, now)
         self._position = self._total - 1
         busiest = max((time.batch_rows for time in self.times), default=1)
-        room = self.request.limit - len(self.accepted) - 1
-        self._drafts = self.drafter.propose(rows_of_others=busiest - self._own_rows, room=room)
-        if self._drafts:
+        drafts = self._answer.guess(busiest - self._own_rows)
+        if drafts:
             self._embedding = True
-            self._effects.append(Embed(leg.epoch, (self.accepted[-1], *self._drafts), leg.path.dtype))
+            self._effects.append(Embed(leg.epoch, (self.accepted[-1], *drafts), leg.path.dtype))
         else:
             self._send_step(1, "last", next_hidden, now)
 
