@@ -13,19 +13,17 @@ from enum import Enum, auto
 
 from swarm.config import EngineSettings, SessionSettings
 from swarm.errors import DeadlineError, OverloadedError, PeerError, StepTimeoutError, SwarmError
-from swarm.protocol.messages import Busy, Filled, HopTime, Opened, Output, Refused, Rows
+from swarm.protocol.messages import Busy, Filled, HopTime, Opened, Output, Refused
 from swarm.sessions.answer import AnswerTokens
 from swarm.sessions.drafts import Drafter
 from swarm.sessions.effects import (
     ChosenPath,
     Effect,
-    Embed,
     Emit,
     Fail,
     Finish,
     Ready,
     Sample,
-    Score,
 )
 from swarm.sessions.leg import Leg
 from swarm.sessions.mover import Mover
@@ -33,8 +31,9 @@ from swarm.sessions.prefix import PrefixNames
 from swarm.sessions.request import Request
 from swarm.sessions.scoring import PromptScoring
 from swarm.sessions.slow import SlowHops
+from swarm.sessions.stepper import Stepper
 from swarm.sessions.ways import Ways
-from swarm.types import DTYPE_BYTES, NodeId
+from swarm.types import NodeId
 
 RETRY_SECONDS = 0.25
 
@@ -68,17 +67,16 @@ class OriginSession:
         self.request = request
         self.epoch = 0
         self.last_path: ChosenPath | None = None
-        self.times: tuple[HopTime, ...] = ()
         self.recoveries = 0
         self.cached_tokens = 0
         self.dropped: dict[str, int] = {}
         self._settings = settings
-        self._engine = engine
         self._answer = AnswerTokens(request, names, settings.draft_tokens)
         self._ways = Ways(request, settings, engine, self._answer)
         self._effects = self._ways.effects
         self._search = self._ways.search
         self._mover = Mover(self._ways)
+        self._stepper = Stepper(self._answer, self._effects, engine, request.hidden_size)
         self._slow = SlowHops()
         self._state = State.FINDING
         self._ready = False
@@ -86,9 +84,7 @@ class OriginSession:
         self._retry_at = 0.0
         self._orphaned_at: float | None = None
         self._position = 0
-        self._embedding = False
         self._sampling = False
-        self._own_rows = 1
         self._find(now)
 
     # --- what the driver reads ---
@@ -96,6 +92,10 @@ class OriginSession:
     @property
     def accepted(self) -> list[int]:
         return self._answer.accepted
+
+    @property
+    def times(self) -> tuple[HopTime, ...]:
+        return self._stepper.times
 
     @property
     def drafter(self) -> Drafter:
@@ -228,9 +228,7 @@ class OriginSession:
     def _run_if_filled(self, leg: Leg) -> None:
         if leg.filler.done:
             self._state = State.RUNNING
-            if self.scoring is not None:
-                self.scoring.restart()
-            self._fill()
+            self._stepper.start(leg, self._position)
 
     def filled(self, sender: NodeId, message: Filled, now: float) -> None:
         """A hop has taken in what it lacked, up to a position."""
@@ -312,14 +310,7 @@ class OriginSession:
         elif self._state is State.FILLING:
             leg.embedded(hidden, now)
         elif self._state is State.RUNNING:
-            self._embedding = False
-            if self._answer.drafts:
-                self._send_step(1 + len(self._answer.drafts), "all", hidden, now)
-                return
-            count = self._chunk()
-            rows: Rows = "last" if self._position + count == self._total else "none"
-            self._send_step(count, rows if self._scoring is None else "all", hidden, now)
-            self._fill()
+            self._stepper.embedded(leg, hidden, now)
 
     def output(self, sender: NodeId, message: Output, payload: memoryview | bytes, now: float) -> None:
         leg = self._leg
@@ -329,23 +320,18 @@ class OriginSession:
         if why := leg.why_not(sender, message):
             self._drop(why)
             return
-        rows, dtype = leg.window.rows, leg.path.dtype
-        size = rows * self.request.hidden_size * DTYPE_BYTES[dtype]
-        if message.count != rows or len(payload) != size or message.dtype != dtype:
+        if not self._stepper.fits(leg, message, payload):
             self._search.avoid(sender)
             self._recover(PeerError(sender, "sent an output of the wrong size"), now, lost=(sender,))
             return
-        leg.window.answered(message.step, now)
-        self.times = message.times
         if self.accepted and (slow := self._slow.observe(message.times)) is not None:
             self._mover.try_to_leave(leg.path.hops[slow].node, now)
-        if rows and self._scoring is not None:
-            payload = self._score(self._scoring, rows, payload, dtype)
+        payload = self._stepper.take(leg, message, payload, now)
         if payload:
             self._sampling = True
-            self._effects.append(Sample(payload, dtype, self._answer.drafts))
+            self._effects.append(Sample(payload, leg.path.dtype, self._answer.drafts))
         else:
-            self._fill()
+            self._stepper.fill(leg)
 
     def busy(self, sender: NodeId, message: Busy, now: float) -> None:
         for leg in (self._leg, self._mover.leg):
@@ -446,20 +432,6 @@ class OriginSession:
     def _total(self) -> int:
         return self._answer.total
 
-    @property
-    def _scoring(self) -> PromptScoring | None:
-        return self._answer.to_score
-
-    def _score(
-        self, scoring: PromptScoring, rows: int, payload: memoryview | bytes, dtype: str
-    ) -> memoryview | bytes:
-        """Have a chunk's rows compared with the prompt; return the row behind the prompt, or nothing."""
-        start, tokens = scoring.take(rows)
-        cut = len(tokens) * self.request.hidden_size * DTYPE_BYTES[dtype]
-        if tokens:
-            self._effects.append(Score(self.epoch, start, payload[:cut], dtype, tokens))
-        return payload[cut:]
-
     def _drop(self, reason: str) -> None:
         self.dropped[reason] = self.dropped.get(reason, 0) + 1
 
@@ -495,7 +467,7 @@ class OriginSession:
 
     def _forget_embeddings(self) -> None:
         """What was being embedded was for a leg that is left; drafts whose sample is under way are still judged."""
-        self._embedding = False
+        self._stepper.forget()
         if not self._sampling:
             self._answer.drafts = ()
 
@@ -507,19 +479,6 @@ class OriginSession:
         self._end()
         self._effects.append(Fail(error))
 
-    def _chunk(self) -> int:
-        return min(self._engine.prefill_chunk, self._total - self._position)
-
-    def _fill(self) -> None:
-        """Ask for the next chunk's embeddings while the window has room."""
-        leg = self._leg
-        if leg is None or self._embedding or self._position >= self._total:
-            return
-        if len(leg.window) < self._engine.prefill_window:
-            self._embedding = True
-            tokens = self._answer.between(self._position, self._position + self._chunk())
-            self._effects.append(Embed(leg.epoch, tokens, leg.path.dtype))
-
     def _next(self, next_hidden: bytes, now: float) -> None:
         """Send the last accepted token on, followed by drafts where those may pay."""
         leg = self._leg
@@ -530,20 +489,7 @@ class OriginSession:
                 self._switch(now)
                 return
             self._mover.try_now(leg, now)
-        self._position = self._total - 1
-        busiest = max((time.batch_rows for time in self.times), default=1)
-        drafts = self._answer.guess(busiest - self._own_rows)
-        if drafts:
-            self._embedding = True
-            self._effects.append(Embed(leg.epoch, (self.accepted[-1], *drafts), leg.path.dtype))
-        else:
-            self._send_step(1, "last", next_hidden, now)
-
-    def _send_step(self, count: int, rows: Rows, hidden: bytes, now: float) -> None:
-        if self._leg is not None:
-            self._own_rows = count
-            self._leg.send_step(self._position, count, rows, hidden, now)
-            self._position += count
+        self._stepper.next(leg, next_hidden, now)
 
 
 def _refusal_error(sender: NodeId, message: Refused) -> SwarmError:
