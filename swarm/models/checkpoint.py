@@ -20,6 +20,7 @@ INDEX_NAME = "model.safetensors.index.json"
 SINGLE_NAME = "model.safetensors"
 _MAX_HEADER_BYTES = 100 * 1024 * 1024
 _PREFIXES = ("model.language_model.", "language_model.model.", "language_model.", "model.", "")
+_DAMAGED = "damaged or cut short; obtain it again"
 _STORED = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 
 
@@ -73,13 +74,23 @@ class Checkpoint:
     def reading(self, keys: Iterable[str]) -> Iterator[Callable[[str], Any]]:
         """Give a function from a key to a lazy slice of its tensor; the files stay open meanwhile."""
         with ExitStack() as stack:
-            opened: dict[Path, Any] = {}
+            opened = {
+                path: stack.enter_context(self._open(path)) for path in {self.files[key] for key in keys}
+            }
             try:
-                for path in {self.files[key] for key in keys}:
-                    opened[path] = stack.enter_context(safe_open(path, framework="pt"))
                 yield lambda key: opened[self.files[key]].get_slice(key)
             except (OSError, SafetensorError) as exc:
-                raise ModelError(f"{self.name}: {exc}") from exc
+                names = ", ".join(sorted(path.name for path in opened))
+                raise ModelError(f"{self.name}: {names} can't be read: {exc}") from exc
+
+    def _open(self, path: Path) -> Any:
+        """Open one file, whose header must fit its size. Raises ModelError that names it."""
+        try:
+            return safe_open(path, framework="pt")
+        except FileNotFoundError as exc:
+            raise ModelError(f"{self.name}: {path.name} is not there") from exc
+        except (OSError, SafetensorError) as exc:
+            raise ModelError(f"{self.name}: {path.name} is {_DAMAGED} ({exc})") from exc
 
     def mapped(self, key: str) -> torch.Tensor:
         """Return the tensor as a view of the file's pages: memory is used only for what is touched."""
@@ -91,11 +102,13 @@ class Checkpoint:
                     raise ModelError(f"{self.name}: {path.name} has no safetensors header")
                 entry = json.loads(file.read(header_bytes))[key]
                 pages = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)
-            dtype = _STORED[entry["dtype"]]
+            dtype = _STORED.get(entry["dtype"])
+            if dtype is None:
+                raise ModelError(f"{self.name}: {key} is stored as {entry['dtype']}, which is not supported")
             start, end = entry["data_offsets"]
             flat = torch.frombuffer(
                 pages, dtype=torch.uint8, offset=8 + header_bytes + start, count=end - start
             )
             return flat.view(dtype).view(entry["shape"])
         except (OSError, ValueError, KeyError, RuntimeError) as exc:
-            raise ModelError(f"{self.name}: {key} can't be read from {path.name}: {exc}") from exc
+            raise ModelError(f"{self.name}: {path.name} is {_DAMAGED}: no {key} in it ({exc})") from exc

@@ -5,11 +5,11 @@ Sizes come from the safetensors headers in the manifest, converted to the dtype 
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from swarm.models.manifest import Manifest, TensorInfo, layer_of, wanted
+from swarm.models.quantization import held_tensor_bytes
 from swarm.models.spec import ModelSpec
 from swarm.types import DTYPE_BYTES, LayerSpan
 
@@ -56,8 +56,8 @@ def window_slots(window: int | None, tokens: int, slack: int = WINDOW_SLACK) -> 
     return tokens if window is None else min(tokens, 2 * (window + slack))
 
 
-def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str) -> Footprint:
-    """Return what the model takes when it is computed in ``dtype``.
+def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str, quantize: str = "none") -> Footprint:
+    """Return what the model takes when it is computed in ``dtype``, its layers held in fewer bits with ``quantize``.
 
     Where files are not on this disk, and so their headers unknown, their bytes are divided evenly among their tensors.
     """
@@ -67,7 +67,7 @@ def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str) -> Footprint:
     itemsize = DTYPE_BYTES[dtype]
     for name, file in manifest.weight_map.items():
         tensor = manifest.layout(name)
-        size = guessed[file] if tensor is None else _held(tensor, itemsize)
+        size = guessed[file] if tensor is None else _held(name, tensor, itemsize, quantize)
         layer = layer_of(name)
         if layer is not None and layer < spec.layers:
             layers[layer] += size
@@ -76,10 +76,9 @@ def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str) -> Footprint:
     if spec.tied_embeddings:
         ends += spec.vocab_size * spec.hidden_size * itemsize
     kinds = spec.layer_types
-    kv = 2 * spec.num_key_value_heads * spec.head_dim * itemsize
     return Footprint(
         layer_bytes=tuple(layers),
-        kv_bytes=tuple(0 if kind == "linear_attention" else kv for kind in kinds),
+        kv_bytes=tuple(numbers * itemsize for numbers in spec.kv_numbers),
         windows=tuple(spec.sliding_window if kind == "sliding_attention" else None for kind in kinds),
         ends_bytes=ends,
         context_tokens=spec.context_tokens,
@@ -87,10 +86,10 @@ def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str) -> Footprint:
     )
 
 
-def _held(tensor: TensorInfo, itemsize: int) -> int:
+def _held(name: str, tensor: TensorInfo, itemsize: int, quantize: str) -> int:
     """Return a tensor's bytes once it is converted; packed codes stay what they are in the file."""
     converted = tensor.dtype in ("BF16", "F16", "F32", "F64")
-    return math.prod(tensor.shape) * itemsize if converted else tensor.octets
+    return held_tensor_bytes(name, tensor.shape, itemsize, quantize) if converted else tensor.octets
 
 
 def _mean_sizes(manifest: Manifest) -> dict[str, int]:

@@ -35,6 +35,8 @@ class ModelSpec:
     head_dim: int
     layer_types: tuple[str, ...]
     """One of full_attention, sliding_attention, chunked_attention, linear_attention, … for each layer."""
+    kv_numbers: tuple[int, ...]
+    """Numbers that each layer stores for a token: none where it keeps a state, or reads what another layer stores."""
     sliding_window: int | None
     eos_token_ids: tuple[int, ...]
     quantization: str | None = None
@@ -54,6 +56,8 @@ class ModelSpec:
         hidden = _count(text, "hidden_size", "n_embd", "d_model")
         heads = _count(text, "num_attention_heads", "n_head", "num_heads", default=1)
         window = _count(text, "sliding_window", default=0, least=0) or None
+        head_dim = _count(text, "head_dim", default=max(hidden // heads, 1))
+        kinds = _layer_types(text, layers, window)
         return cls(
             model_type=_model_type(text, config),
             layers=layers,
@@ -64,8 +68,9 @@ class ModelSpec:
             tied_embeddings=_tied(text, config, default_tied),
             num_attention_heads=heads,
             num_key_value_heads=_key_value_heads(text, heads),
-            head_dim=_count(text, "head_dim", default=max(hidden // heads, 1)),
-            layer_types=_layer_types(text, layers, window),
+            head_dim=head_dim,
+            layer_types=kinds,
+            kv_numbers=_kv_numbers(text, kinds, head_dim, _key_value_heads(text, heads)),
             sliding_window=window,
             eos_token_ids=tuple(
                 sorted(token_ids(text.get("eos_token_id")) | token_ids(config.get("eos_token_id")))
@@ -214,6 +219,29 @@ def _layer_types(text: Mapping[str, Any], layers: int, window: int | None) -> tu
         return _every(layers, every, "sliding_attention")
     first = _count(text, "max_window_layers", default=0, least=0) if text.get("use_sliding_window") else 0
     return ("full_attention",) * min(first, layers) + ("sliding_attention",) * max(layers - first, 0)
+
+
+def _kv_numbers(
+    text: Mapping[str, Any], kinds: tuple[str, ...], head_dim: int, heads: int
+) -> tuple[int, ...]:
+    """Return each layer's keys and values of a token; single layers may differ from the rest (Gemma 4)."""
+    single = text.get("per_layer_config")
+    shared = _count(text, "num_kv_shared_layers", default=0, least=0)
+    numbers = []
+    for layer, kind in enumerate(kinds):
+        own = single.get(str(layer), {}) if isinstance(single, Mapping) else {}
+        if kind == "full_attention" and single is None and "global_head_dim" in text:
+            own = {"head_dim": text["global_head_dim"]}
+            if text.get("attention_k_eq_v"):
+                own["num_key_value_heads"] = text.get("num_global_key_value_heads")
+        if not isinstance(own, Mapping):
+            raise ModelError(f"config.json: per_layer_config of layer {layer} is not an object")
+        reads_another = layer >= len(kinds) - shared
+        size = (
+            2 * _count(own, "head_dim", default=head_dim) * _count(own, "num_key_value_heads", default=heads)
+        )
+        numbers.append(0 if kind == "linear_attention" or reads_another else size)
+    return tuple(numbers)
 
 
 def _pattern(text: Mapping[str, Any]) -> int:

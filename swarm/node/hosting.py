@@ -220,7 +220,9 @@ class Hosting:
     def footprint(self, local: LocalModel) -> Footprint:
         found = self._footprints.get(local.id)
         if found is None:
-            found = footprint_of(local.spec, local.manifest, self.compute_dtype(local))
+            found = footprint_of(
+                local.spec, local.manifest, self.compute_dtype(local), self._settings.quantize
+            )
             self._footprints[local.id] = found
         return found
 

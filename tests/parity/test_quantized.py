@@ -10,6 +10,7 @@ import torch
 
 from swarm.config import EngineSettings
 from swarm.engine.worker import Engine
+from swarm.models.footprint import footprint_of
 from swarm.models.manifest import layer_of
 from swarm.models.quantization import held_tensor_bytes
 from swarm.types import LayerSpan
@@ -112,3 +113,13 @@ async def test_a_span_with_rotary_choices_of_its_own_is_quantised_too(tiny):
         assert all(len(answer.accepted) == TOKENS for answer in answers)
     async with running(model.local, SPLIT, "none") as (_, plain):
         assert sum(s.weight_bytes for s in stages) < sum(s.weight_bytes for s in plain)
+
+
+@pytest.mark.parametrize("family", ["gemma4_text", "gemma4_text.dense", "qwen3_5_text", "mistral"])
+async def test_memory_is_told_before_anything_is_loaded(family, tiny):
+    local = tiny(family).local
+    for quantize in ("none", "int8"):
+        told = footprint_of(local.spec, local.manifest, "float32", quantize)
+        async with running(local, [ALL], quantize) as (_, stages):
+            assert told.kv(ALL, 1) == stages[0].kv_bytes_per_token
+            assert stages[0].weight_bytes <= told.weights(ALL) <= 1.1 * stages[0].weight_bytes

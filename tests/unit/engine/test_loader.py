@@ -57,6 +57,30 @@ def test_a_tensor_left_over_refuses_the_span(copied):
         load_span(copied, LayerSpan(0, 4), "float32")
 
 
+@pytest.mark.parametrize("left", [0.6, 0.01])
+def test_a_file_that_is_cut_short_refuses_the_span_and_is_named(copied, left):
+    file = copied / weight_map(copied)["model.layers.1.mlp.up_proj.weight"]
+    file.write_bytes(file.read_bytes()[: int(file.stat().st_size * left)])
+    with pytest.raises(ModelError, match=f"{file.name} is damaged or cut short"):
+        load_span(copied, LayerSpan(0, 4), "float32")
+
+
+def test_ends_in_a_file_that_is_cut_short_are_refused_and_the_file_is_named(copied):
+    file = copied / weight_map(copied)["model.embed_tokens.weight"]
+    file.write_bytes(file.read_bytes()[: file.stat().st_size // 3])
+    with pytest.raises(ModelError, match=f"{file.name} is damaged or cut short"):
+        load_ends(copied, "float32")
+
+
+def test_a_header_that_was_tampered_with_is_refused(copied):
+    file = copied / weight_map(copied)["model.layers.1.mlp.up_proj.weight"]
+    content = bytearray(file.read_bytes())
+    content[8:16] = b"not json"
+    file.write_bytes(content)
+    with pytest.raises(ModelError, match=f"{file.name} is damaged"):
+        load_span(copied, LayerSpan(0, 4), "float32")
+
+
 def test_a_tensor_of_the_wrong_shape_refuses_the_span(copied):
     file = copied / weight_map(copied)["model.layers.1.mlp.up_proj.weight"]
     save_file(
