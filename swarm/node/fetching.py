@@ -73,10 +73,11 @@ class FetchRun:
         try:
             self._offer_all()
             await self._until_done()
+            await asyncio.to_thread(receiving.commit)
         finally:
             for task in self._refreshing:
                 task.cancel()
-            # Here and not in a thread: what came counts even when this task is cancelled.
+            # Nothing is left to do here, unless the task is cancelled or failed: then too what came counts.
             receiving.commit()
             self._transfer.traffic.under_way.pop(self._what, None)
 
