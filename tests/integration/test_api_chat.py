@@ -244,7 +244,7 @@ async def test_no_path_is_503_with_retry_after_naming_the_layers() -> None:
     [(OverloadedError("full"), 429), (NoPathError(MODEL, (LayerSpan(0, 1),)), 503)],
 )
 async def test_a_refusal_before_the_first_byte_is_a_status(refusal: Any, status: int) -> None:
-    async with serving(FakeFrontDoor(refusal=refusal)) as served:
+    async with serving(FakeFrontDoor(refusal=refusal), queue_seconds=0.1) as served:
         for stream in (False, True):
             response = await post(served, body(stream=stream, n=2))
             assert response.status_code == status

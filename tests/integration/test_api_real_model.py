@@ -8,9 +8,10 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.reference import prompt_logprobs
-from tests.support.swarm_process import MODEL, SwarmProcesses
+from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses
 
 pytestmark = [pytest.mark.real_model, pytest.mark.processes, pytest.mark.timeout(300)]
 
@@ -144,3 +145,36 @@ def test_an_echoed_prompt_has_the_logprobs_of_a_forward_pass(
     assert values[0] is None
     assert values[1 : len(expected) + 1] == pytest.approx(expected, abs=1e-4)
     assert [choice.text[at] for at in choice.logprobs.text_offset or ()] == [token[0] for token in tokens]
+
+
+def test_an_answer_over_three_nodes_is_seen_in_metrics_log_and_timing(three_nodes: SwarmProcesses) -> None:
+    door, *hops = three_nodes.nodes
+    body = {"model": MODEL, "messages": WEATHER, "max_tokens": 4}
+    answer = httpx.post(door.url + "/v1/chat/completions", json=body, timeout=120)
+    timing = answer.headers["server-timing"]
+    assert [f"hop{at};" in timing for at in range(4)] == [True, True, True, False]
+    found = metrics_of(door)
+    nodes = {labels["node"] for name, labels, _ in found if name == "swarm_hop_compute_seconds_count"}
+    assert nodes == {hop.split("=")[0] for hop in answer.headers["x-swarm-route"].split(", ")}
+    value = {(name, *labels.values()): number for name, labels, number in found}
+    assert value["gen_ai_server_time_to_first_token_seconds_count", "chat", "swarm", MODEL] >= 1
+    assert value["swarm_link_sent_bytes_total", "gossip"] > 0
+    assert value["swarm_link_sent_bytes_total", "steps"] > 0
+    assert value["swarm_members", "alive"] == 3
+    assert value["swarm_missing_layers", MODEL] == 0
+    assert len([labels for name, labels, number in found if name == "swarm_link_rtt_seconds" and number > 0]) == 2
+    for hop in hops:
+        assert {name: number for name, _, number in metrics_of(hop)}["swarm_step_rows_count"] >= 4
+    lines = [line for line in door.log.splitlines() if answer.headers["x-request-id"] in line]
+    assert len(lines) == 1
+    assert "completion_tokens=4" in lines[0]
+    assert "Paris" not in lines[0]
+
+
+def metrics_of(node: NodeProcess) -> list[tuple[str, dict[str, str], float]]:
+    text = httpx.get(node.url + "/metrics", timeout=30).text
+    return [
+        (sample.name, sample.labels, sample.value)
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    ]

@@ -82,6 +82,7 @@ def test_1_a_node_killed_in_the_middle_of_an_answer_costs_no_token(swarm: SwarmP
                 node_on_route(swarm, route).kill()
     assert "".join(pieces) == reference(QUESTION, TOKENS, ignore_eos=True)
     assert finish == ["length"]
+    assert "swarm_failovers_total 1.0" in httpx.get(door.url + "/metrics").text
 
 
 def test_2_a_killed_node_leaves_every_view(swarm: SwarmProcesses):
