@@ -162,7 +162,10 @@ def test_an_answer_over_three_nodes_is_seen_in_metrics_log_and_timing(three_node
     assert value["swarm_link_sent_bytes_total", "steps"] > 0
     assert value["swarm_members", "alive"] == 3
     assert value["swarm_missing_layers", MODEL] == 0
-    assert len([labels for name, labels, number in found if name == "swarm_link_rtt_seconds" and number > 0]) == 2
+    assert (
+        len([labels for name, labels, number in found if name == "swarm_link_rtt_seconds" and number > 0])
+        == 2
+    )
     for hop in hops:
         assert {name: number for name, _, number in metrics_of(hop)}["swarm_step_rows_count"] >= 4
     lines = [line for line in door.log.splitlines() if answer.headers["x-request-id"] in line]
