@@ -76,7 +76,7 @@ class TemplateProcess:
             await self._end()
 
     async def _ready(self) -> asyncio.subprocess.Process:
-        if self._process is not None and self._process.returncode is None:
+        if self._process is not None and _lives(self._process):
             return self._process
         await self._end()
         try:
@@ -129,6 +129,11 @@ class TemplateProcess:
             with contextlib.suppress(ProcessLookupError):
                 process.kill()
             await process.wait()
+
+
+def _lives(process: asyncio.subprocess.Process) -> bool:
+    """Whether it can answer: the end of its output is often seen before its end itself."""
+    return process.returncode is None and process.stdout is not None and not process.stdout.at_eof()
 
 
 def environment_of(own: Mapping[str, str]) -> dict[str, str]:

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
 
+import psutil
 import pytest
 
 from swarm.errors import RequestError
 from swarm.models.template import TemplateInput, render_template
 from swarm.models.template_frames import framed
 from swarm.models.template_process import TemplateLimitError, TemplateProcess, environment_of
+from tests.support.front_door import eventually
 
 ENDLESS = "{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}"
 GREETING = "{% for m in messages %}[{{ m.role }}] {{ m.content }}{% endfor %}{{ eos }}"
@@ -45,6 +48,17 @@ async def test_a_template_without_an_end_is_ended_and_the_next_request_served(
 ) -> None:
     with pytest.raises(TemplateLimitError, match="1 seconds"):
         await process.render(filled(template))
+    assert await process.render(filled(GREETING)) == "[user] Hi 🎉"
+
+
+async def test_a_process_that_was_killed_meanwhile_is_replaced(process: TemplateProcess) -> None:
+    await process.start()
+    (child,) = [
+        each for each in psutil.Process().children() if "swarm.models.template_child" in each.cmdline()
+    ]
+    child.kill()
+    await eventually(lambda: not child.is_running() or child.status() == psutil.STATUS_ZOMBIE)
+    await asyncio.sleep(0.05)  # a turn of the event loop, to see the end of its output
     assert await process.render(filled(GREETING)) == "[user] Hi 🎉"
 
 
