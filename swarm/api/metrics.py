@@ -5,6 +5,7 @@ Where OpenTelemetry's conventions for generative AI have a metric of a server, i
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable
 
 from prometheus_client import CollectorRegistry, ProcessCollector
@@ -63,6 +64,12 @@ RESERVE = Spec(
     "swarm_reserve_seconds", "histogram", "From asking for a path to its reservation, the wait for room included.",
     buckets=_FIRST,
 )  # fmt: skip
+PREDICTION = Spec(
+    "swarm_prediction_ratio", "histogram",
+    "What an answer took over what its path was predicted to take, for answers that changed no path: "
+    "token (mean between tokens) and first_token (prompt tokens not cached).",
+    ("what",), (0.25, 0.5, 0.67, 0.8, 0.9, 1.0, 1.1, 1.25, 1.5, 2.0, 4.0),
+)  # fmt: skip
 TOKENS = Spec(
     "swarm_tokens", "counter", "Tokens of ended answers: prompt, cached (a part of prompt), completion.",
     ("kind", "gen_ai_request_model"),
@@ -78,6 +85,7 @@ SPECS = (
     EACH_TOKEN,
     BETWEEN_TOKENS,
     RESERVE,
+    PREDICTION,
     TOKENS,
     REQUESTS,
     RUNNING,
@@ -101,6 +109,7 @@ class Metrics:
         self.each_token = EACH_TOKEN.histogram(self.registry)
         self.between_tokens = BETWEEN_TOKENS.histogram(self.registry)
         self.reserve = RESERVE.histogram(self.registry)
+        self.prediction = PREDICTION.histogram(self.registry)
         BUILD.gauge(self.registry).labels(version).set(1)
 
     def watch(self, admission: Admission) -> None:
@@ -156,9 +165,20 @@ class Meter:
         if self._first is not None and self._tokens > 1:
             mean = (self._last - self._first) / (self._tokens - 1)
             self._metrics.each_token.labels(*_labels(self._account)).observe(mean)
+            self._compare(mean)
         for kind in ("prompt", "cached", "completion"):
             count = getattr(self._stats, f"{kind}_tokens")
             self._metrics.tokens.labels(kind, self._account.model).inc(count)
+
+
+    def _compare(self, mean: float) -> None:
+        """Hold what happened against what was predicted."""
+        stats = self._stats
+        if stats.predicted is None or stats.recoveries or not math.isfinite(stats.predicted.token_seconds):
+            return
+        first = stats.predicted.first_token_seconds(stats.prompt_tokens - stats.cached_tokens)
+        self._metrics.prediction.labels("token").observe(mean / stats.predicted.token_seconds)
+        self._metrics.prediction.labels("first_token").observe(stats.first_token_seconds / first)
 
 
 class _Node(Collector):

@@ -16,6 +16,7 @@ from swarm.cli.doctor import doctor
 from swarm.cli.invite import invite
 from swarm.cli.join import config, join
 from swarm.cli.models import app as models
+from swarm.cli.plan import plan
 from swarm.cli.secret import init
 from swarm.cli.status import status
 from swarm.errors import ConfigError, SwarmError
@@ -35,6 +36,7 @@ app.command()(join)
 app.command()(init)
 app.command()(invite)
 app.command()(status)
+app.command()(plan)
 app.command()(chat)
 app.command()(doctor)
 app.add_typer(models, name="models")

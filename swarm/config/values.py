@@ -116,6 +116,13 @@ def _whole(knob: Knob, given: object) -> int:
     return given
 
 
+def read_bytes(text: str) -> int:
+    """Read a number of bytes, such as ``2GiB``. Raises ValueError."""
+    if text.strip().isdecimal():
+        return int(text)
+    return round(_quantity(text, _BYTES, "a number of bytes, for example 1048576 or 2GiB"))
+
+
 def _number(knob: Knob, given: object) -> float:
     duration = knob.field.endswith("_seconds")
     expected = "seconds, for example 2.5, 500ms or 10m" if duration else "a number"

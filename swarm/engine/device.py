@@ -50,6 +50,13 @@ def computes_natively(device: str, dtype: str) -> bool:
     return bool(torch.backends.mkldnn.is_available() and supported())
 
 
+def compute_dtype(asked: str, checkpoint: str, device: str) -> str:
+    """Return the dtype that is computed in: auto is the checkpoint's where it is native, else float32."""
+    if asked != "auto":
+        return asked
+    return checkpoint if computes_natively(device, checkpoint) else "float32"
+
+
 def available_bytes(device: str) -> int:
     """Return what this process may use in all on ``device``, by what is free now, less a margin.
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from typing import Any, Protocol
 
+import psutil
 import torch
 from torch import nn
 from torch.nn import functional
@@ -187,6 +188,13 @@ def half_copies_are_faster(dtype: torch.dtype) -> bool:
     return best[1] * _WORTH_IT < best[0]
 
 
+def measured_seconds_per_byte(dtype: str, device: str) -> float:
+    """Return seconds_per_byte for a dtype's name, outside an engine: on as many threads as an engine takes."""
+    torch.set_num_threads(psutil.cpu_count(logical=False) or 1)
+    with torch.inference_mode():
+        return seconds_per_byte(getattr(torch, dtype), device)
+
+
 def seconds_per_byte(dtype: torch.dtype, device: str) -> float:
     """Measure one-row products over more weights than the caches hold; return the seconds for a byte of weight.
 
@@ -196,7 +204,7 @@ def seconds_per_byte(dtype: torch.dtype, device: str) -> float:
     kernels = [product(weight.clone(), None) for _ in range(_MEASURED_COPIES)]
     x = torch.ones(1, 1, 1024, dtype=dtype, device=device)
     best = math.inf
-    for _ in range(_MEASURED_ROUNDS):
+    for _ in range(2 * _MEASURED_ROUNDS):  # the machine may be busy with something else for a while
         began = time.perf_counter()
         for kernel in kernels:
             last = kernel(x)

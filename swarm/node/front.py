@@ -11,6 +11,7 @@ from prometheus_client.core import Metric
 from swarm.engine.jobs import TokenLogprob
 from swarm.engine.params import Grammar, SamplingParams
 from swarm.models.tokenizer import ChatTokenizer
+from swarm.routing.predict import Prediction
 from swarm.types import LayerSpan, NodeId
 
 FinishReason = Literal["stop", "length"]
@@ -100,6 +101,8 @@ class GenerationStats:
     cached_tokens: int = 0
     recoveries: int = 0
     first_token_seconds: float = 0.0
+    predicted: Prediction | None = None
+    """What its first path was expected to cost; None before it has one."""
     hop_compute_seconds: list[float] = field(default_factory=list)
     """For each hop of the route, the passes this answer's rows were part of, all together."""
     hop_queue_seconds: list[float] = field(default_factory=list)

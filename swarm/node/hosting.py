@@ -50,10 +50,10 @@ class Hosting:
         announce: Callable[[str], None],
         on_change: Callable[[], None],
         joined: Callable[[], Awaitable[None]],
-        native: Callable[[str], bool],
+        computed_in: Callable[[str, str], str],
     ) -> None:
         self._node = node
-        self._native = native
+        self._computed_in = computed_in
         self._joined = joined
         self._settings = settings
         self._library = library
@@ -343,9 +343,7 @@ class Hosting:
 
     def compute_dtype(self, local: LocalModel) -> str:
         """``--dtype``; auto is the checkpoint's where this device computes it natively, else float32."""
-        if self._settings.dtype != "auto":
-            return self._settings.dtype
-        return local.spec.dtype if self._native(local.spec.dtype) else "float32"
+        return self._computed_in(self._settings.dtype, local.spec.dtype)
 
     async def need_ends(self, local: LocalModel) -> None:
         """Load the embedding, norm and head of a model that this door serves, once."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import psutil
 from prometheus_client.core import Metric
 
-from swarm.engine.device import available_bytes, computes_natively, resolve_device
+from swarm.engine.device import available_bytes, compute_dtype, resolve_device
 from swarm.engine.jobs import StepResult
 from swarm.engine.worker import Engine, default_kv_bytes
 from swarm.errors import ConfigError, LinkDownError, SwarmError
@@ -158,7 +158,7 @@ class Node:
             announce=self._announce,
             on_change=self._advertise,
             joined=self._joined,
-            native=lambda dtype: computes_natively(self._device, dtype),
+            computed_in=lambda asked, checkpoint: compute_dtype(asked, checkpoint, self._device),
         )
         self._stage = dispatch.stage = StageService(
             sessions=HopSessions(

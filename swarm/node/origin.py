@@ -22,6 +22,7 @@ from swarm.routing.cost import PathHop, expected_seconds
 from swarm.routing.patch import patched
 from swarm.routing.path import Path, PathRequest, find_path
 from swarm.routing.placement import missing_layers
+from swarm.routing.predict import predict
 from swarm.sessions.effects import ChosenPath, Edge, FindPath, Send, Shun
 from swarm.sessions.origin import OriginSession
 from swarm.sessions.prefix import PrefixNames
@@ -239,6 +240,15 @@ class Origin:
             salt=int.from_bytes(request.session[:4], "big") + wish.attempt,
         )
         path = self._patch(view, asked, generation, wish) or find_path(view, asked)
+        if generation.stats.predicted is None:
+            generation.stats.predicted = predict(
+                view,
+                request.model,
+                self._node,
+                path.hops,
+                head_seconds=self._hosting.head_seconds,
+                chunk_tokens=self._config.engine.prefill_chunk,
+            )
         hops = tuple(Hop(hop.node, hop.boot, hop.span) for hop in path.hops)
         dtype = _wire_dtype(path, local.spec.dtype)
         return ChosenPath(hops, dtype, path.cost_seconds, expected_seconds(view, asked.model, path.hops))

@@ -81,6 +81,8 @@ def _member(member: Member, detail: bool) -> dict[str, Any]:
         "name": record.name,
         "labels": list(record.labels),
         "state": record.state,
+        "memory_bytes": record.memory_bytes,
+        "intended": [{"model": one.model.name, "layers": str(one.span)} for one in record.intended],
         "health": member.health.name.lower(),
         "routable": member.routable,
         "spans": [
@@ -101,6 +103,7 @@ def _member(member: Member, detail: bool) -> dict[str, Any]:
             "sessions": load.sessions,
             "rows_per_second": round(load.tokens_per_second, 2),
             "rss_bytes": load.rss_bytes,
+            "head_microseconds": round(load.head_microseconds, 1),
             "spans": [
                 {
                     "layers": str(record.spans[span.index].span),

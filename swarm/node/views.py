@@ -59,6 +59,7 @@ def build_view(
         frozenset(unreachable),
         layers,
         default_link_seconds,
+        sum(member.health is Health.ALIVE and member.node != own for member in members),
         tuple(intentions),
         doors,
     )

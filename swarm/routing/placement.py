@@ -25,7 +25,10 @@ WORTH_MOVING = 0.2
 """A running node moves only when the slowest layer becomes faster by that part."""
 
 SAME = 1.05
-"""Times that differ by less than this factor count as equal, so that the next criterion decides."""
+"""Times of the slowest layer that differ by less than this factor count as equal: the next criterion decides."""
+
+SAME_MEAN = 1.01
+"""The same for the mean, which one span of many changes little."""
 
 MOST_EDGES = 64
 """Larger models are cut at so many places, and where spans of others begin and end."""
@@ -74,7 +77,7 @@ class Score:
             self.missing,
             self.pieces,
             _step(self.bottleneck_seconds),
-            _step(self.mean_seconds),
+            _step(self.mean_seconds, SAME_MEAN),
             self.hops,
             self.held,
         )
@@ -287,6 +290,6 @@ def _fewest_hops(spans: Sequence[LayerSpan], layers: int) -> int:
     return hops
 
 
-def _step(seconds: float) -> int:
+def _step(seconds: float, same: float = SAME) -> int:
     """Return a number that is equal for times that differ little."""
-    return round(math.log(seconds) / math.log(SAME)) if seconds > 0 else -(1 << 30)
+    return round(math.log(seconds) / math.log(same)) if seconds > 0 else -(1 << 30)

@@ -81,7 +81,7 @@ class Placer:
         self._wanted: bool | None = None
         """Whether the move that is wished for fills a hole; None: none is."""
         self._filling = True
-        self._not_before = 0.0
+        self._not_before = float("-inf")
         self._left_out = False
         self._seen: tuple[object, Move | None] | None = None
 
@@ -150,9 +150,8 @@ class Placer:
             self._actions.append(Say(f"This node stays a member without layers: {choice.reason}."))
         self._left_out = choice.span is None
         if choice.span is not None:
-            alone = not any(one.node != self._node for one in view.spans + view.intentions)
-            self._claim(choice.span, now + (0.0 if alone else self._uniform(*SETTLE_SECONDS)))
-            if alone:
+            self._claim(choice.span, now + (self._uniform(*SETTLE_SECONDS) if view.others else 0.0))
+            if not view.others:
                 self._act(view, machine, False, now)
 
     def _look_for_move(self, view: SwarmView, machine: Machine, now: float) -> None:

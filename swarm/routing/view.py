@@ -45,6 +45,8 @@ class SwarmView:
     layers: Mapping[ModelId, int] = field(default_factory=dict)
     """Decoder layers of each model known."""
     default_link_seconds: float = 0.05
+    others: int = 0
+    """Live members beside this node, whatever they hold."""
     intentions: tuple[Intention, ...] = ()
     """What members are about to load, this node's own included."""
     doors: Mapping[NodeId, float] = field(default_factory=dict)

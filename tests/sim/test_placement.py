@@ -1,0 +1,111 @@
+"""Swarms whose nodes choose their layers, in virtual time: joining at once, dying, slow ones, churn."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+
+from swarm.types import LayerSpan
+from tests.sim.placing import LAYERS, PlacedSwarm
+
+
+def swarm_of(most: list[int], seed: int, **more: object) -> PlacedSwarm:
+    """Start nodes with memory for so many layers at the same moment, and run until all hold something."""
+    swarm = PlacedSwarm(seed)
+    for number, layers in enumerate(most):
+        swarm.add(f"n{number}", layers, **more)
+    swarm.world.run_until(swarm.settled, within=60)
+    return swarm
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nodes_that_start_at_once_with_just_enough_memory_leave_no_hole(seed: int) -> None:
+    swarm = swarm_of([6, 6, 6, 6], seed)
+    assert swarm.missing() == ()
+    assert all(swarm.holders(layer) == 1 for layer in range(LAYERS)), "no two took the same layers"
+    assert swarm.moves == 0
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_mixed_memory_covers_the_model_as_long_as_it_suffices(seed: int) -> None:
+    swarm = swarm_of([3, 12, 5, 8, 2, 24], seed)
+    assert swarm.missing() == ()
+    for node in swarm.running:
+        assert len(node.spans[0]) <= node.most
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("roomy", [True, False])
+def test_a_dead_nodes_layers_are_taken_by_one_node_that_can_be_spared(seed: int, roomy: bool) -> None:
+    swarm = swarm_of([8, 8, 8, 8, 8, 8], seed, roomy=roomy)
+    assert all(swarm.holders(layer) == 2 for layer in range(LAYERS))
+    first, second = (node for node in swarm.running if LayerSpan(8, 16) in node.spans)
+    swarm.kill(first.process.name)
+    swarm.world.run(30)
+    assert swarm.moves == 0, "the other holder is enough"
+    swarm.kill(second.process.name)
+    assert swarm.missing() == (LayerSpan(8, 16),)
+    swarm.world.run_until(swarm.covered, within=20)
+    swarm.world.run_until(swarm.settled, within=20)
+    assert swarm.covered(), "the mover dropped nothing that only it held"
+    assert swarm.moves == 1
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_spare_node_moves_to_a_bottleneck_and_stays_there(seed: int) -> None:
+    swarm = PlacedSwarm(seed)
+    for name, seconds in (("quick", 0.001), ("slow", 0.003)):
+        swarm.add(name, 12, seconds_per_layer=seconds)
+        swarm.world.run_until(swarm.settled, within=30)
+    # Both halves are held. The third sees a slow half; the slow half's holder is then replaced by a quick one.
+    spare = swarm.add("spare", 12)
+    swarm.world.run_until(swarm.settled, within=30)
+    assert spare.spans == [LayerSpan(12, 24)]
+    swarm.kill("slow")
+    swarm.add("slow", 12, seconds_per_layer=0.003)
+    swarm.world.run(30)
+    swarm.nodes["quick"].process.kill()
+    swarm.add("quick", 12)
+    swarm.world.run_until(lambda: swarm.covered() and swarm.settled(), within=60)
+    swarm.world.run(180)
+    moves = swarm.moves
+    swarm.world.run(600)
+    assert swarm.covered()
+    assert swarm.moves == moves, "what is balanced stays"
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_churn_moves_few_and_ends_covered_and_quiet(seed: int) -> None:
+    swarm = swarm_of([8, 8, 12, 12, 16, 6, 6], seed)
+    rng = random.Random(seed)
+    deaths = 0
+    for _ in range(16):
+        name = rng.choice(sorted(swarm.nodes))
+        node = swarm.nodes[name]
+        if node.process.running:
+            swarm.kill(name)
+            deaths += 1
+        else:
+            swarm.add(name, node.most)
+        swarm.world.run(rng.uniform(5, 40))
+    assert swarm.moves <= 2 * deaths, "a death moves no crowd"
+    for name, node in list(swarm.nodes.items()):
+        if not node.process.running:
+            swarm.add(name, node.most)
+    swarm.world.run_until(lambda: swarm.covered() and swarm.settled(), within=120)
+    swarm.world.run(300)
+    moves = swarm.moves
+    swarm.world.run(300)
+    assert swarm.covered()
+    assert swarm.moves == moves
+
+
+def test_a_harmfully_slow_node_serves_only_when_it_is_needed() -> None:
+    swarm = swarm_of([12, 12], seed=1)
+    slow = swarm.add("slow", 24, seconds_per_layer=0.05)
+    swarm.world.run(60)
+    assert slow.spans == []
+    swarm.kill("n1")
+    swarm.world.run_until(swarm.covered, within=30)
+    assert len(slow.spans) == 1
