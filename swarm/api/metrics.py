@@ -170,7 +170,6 @@ class Meter:
             count = getattr(self._stats, f"{kind}_tokens")
             self._metrics.tokens.labels(kind, self._account.model).inc(count)
 
-
     def _compare(self, mean: float) -> None:
         """Hold what happened against what was predicted."""
         stats = self._stats

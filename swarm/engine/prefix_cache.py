@@ -125,10 +125,6 @@ class PrefixCache:
         self._scopes.pop(key, None)
         self._budget.release(key)
 
-    def running_on(self, stage: Hashable) -> int:
-        """Return how many running sequences were opened on a stage; scopes are (who named, stage, part)."""
-        return sum(stage in scope for scope in self._scopes.values())
-
     def forget_stage(self, stage: Hashable) -> tuple[SequenceKey, ...]:
         """Free what was computed by a stage that goes away; scopes are (who named, stage, part)."""
         return tuple(self._evict(key) for key in self._index.keys_where(lambda scope: stage in scope))

@@ -128,10 +128,6 @@ class Engine:
         self._retiring.add(key)
         self._end(self._cache.forget_stage(key))
 
-    def sequences_on(self, model: ModelId, span: LayerSpan) -> int:
-        """Return how many open sequences compute on the loaded ``span``."""
-        return self._cache.running_on((model, span))
-
     async def seconds_per_byte(self, dtype: str) -> float:
         """Return how long a product of one row takes for each byte of its weight, measured here and now."""
         return await self._call(lambda _: seconds_per_byte(torch_dtype(dtype), self._device))

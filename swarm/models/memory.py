@@ -12,8 +12,9 @@ from swarm.errors import DoesNotFitError
 from swarm.models.footprint import Footprint
 from swarm.types import LayerSpan
 
-OVERHEAD_BYTES = 550_000_000
-"""A node beyond weights and KV: torch, transformers and tokenizers imported (350 MB measured), buffers of a pass."""
+OVERHEAD_BYTES = 680_000_000
+"""A node beyond weights and KV: what it imports (410 MB measured), compiled kernels, self-check and buffers (160), a
+front door and running answers (60); and a little for what was not seen."""
 
 LEAST_KV_TOKENS = 2048
 """A span that has no KV for so many tokens (or the model's context) does not fit: it could not serve one answer."""

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from swarm.node.library import Library
     from swarm.routing.view import SwarmView
 
-DRAIN_LOOK_SECONDS = 0.1
 DRAIN_SECONDS = 30.0
 """How long a span that moves away waits for its sessions; those that are left then recover elsewhere."""
 
@@ -50,11 +49,15 @@ class Hosting:
         announce: Callable[[str], None],
         on_change: Callable[[], None],
         joined: Callable[[], Awaitable[None]],
+        drain: Callable[[ModelId, LayerSpan, float], Awaitable[int]],
         computed_in: Callable[[str, str], str],
     ) -> None:
         self._node = node
         self._computed_in = computed_in
         self._joined = joined
+        self._drain = drain
+        self.frozen = False
+        """Set when this node leaves: what it holds stays as it is."""
         self._settings = settings
         self._library = library
         self._engine = engine
@@ -277,11 +280,9 @@ class Hosting:
             (stage, layers) for stage, layers in self._stages if (stage.model, stage.span) != (local.id, span)
         ]
         self._on_change()
-        self._engine.retire_span(local.id, span)
-        for _ in range(int(DRAIN_SECONDS / DRAIN_LOOK_SECONDS)):
-            if not self._engine.sequences_on(local.id, span):
-                break
-            await asyncio.sleep(DRAIN_LOOK_SECONDS)
+        cut_off = await self._drain(local.id, span, DRAIN_SECONDS)
+        if cut_off:
+            self._announce(f"{cut_off} answers still used {span.described()}; they go on elsewhere.")
         await self._engine.unload_span(local.id, span)
         self._divide_memory(local, self._spans_of(local))
         self._announce(f"Dropped {span.described()} of {local.id.name}.")

@@ -36,8 +36,8 @@ class Mover:
         self._clock = clock
 
     async def run(self, local: LocalModel, *, must_load: bool) -> None:
-        """Choose, load and move until cancelled. Raises SwarmError if the first load fails and ``must_load``."""
-        while True:
+        """Choose, load and move until this node leaves. Raises SwarmError if the first load fails and ``must_load``."""
+        while not self._hosting.frozen:
             beside = self._hosting.fits_beside(local, self._placer.claimed)
             self._placer.tick(self._view(), self._hosting.machine(local), beside, self._clock())
             for action in self._placer.actions():

@@ -158,6 +158,7 @@ class Node:
             announce=self._announce,
             on_change=self._advertise,
             joined=self._joined,
+            drain=self.drain_span,
             computed_in=lambda asked, checkpoint: compute_dtype(asked, checkpoint, self._device),
         )
         self._stage = dispatch.stage = StageService(
@@ -269,6 +270,7 @@ class Node:
                 running += [tasks.create_task(work()) for work in later]
                 running.append(tasks.create_task(self._door_models.run(self._config.model.serve)))
                 await self._stopping.wait()
+                self._hosting.frozen = True
                 await self._drainer.drain(self._at_once)
                 await self._leave(doors)
                 for task in running:

@@ -30,6 +30,10 @@ def model(layers: int = 10, layer_mb: int = 50, *, boundaries: frozenset[int] | 
     )
 
 
+def memory_of(total_bytes: int, **more: int | bool) -> Memory:
+    return Memory(total_bytes, overhead_bytes=550 * MB, **more)
+
+
 def spec(**changes: object) -> ModelSpec:
     config = {
         "model_type": "llama",
@@ -95,20 +99,20 @@ def test_a_window_layer_needs_no_more_than_its_window_and_slack():
 
 
 def test_the_longest_span_is_the_one_that_still_fits():
-    memory = Memory(total_bytes=550 * MB + 4 * (50 * MB + LEAST_KV_TOKENS * 1000))
+    memory = memory_of(550 * MB + 4 * (50 * MB + LEAST_KV_TOKENS * 1000))
     assert reach(memory, model()) == (4, 5, 6, 7, 8, 9, 10, 10, 10, 10)
     assert reach(replace(memory, total_bytes=memory.total_bytes - 1), model())[0] == 3
 
 
 def test_a_door_and_private_spans_leave_less_for_layers():
-    memory = Memory(total_bytes=1000 * MB)
+    memory = memory_of(1000 * MB)
     alone = reach(memory, model())[0]
     assert reach(replace(memory, door=True), model())[0] == alone - 2
     assert reach(memory, model(), beside=[LayerSpan(0, 2)])[0] == alone - 2
 
 
 def test_spans_end_where_the_model_may_be_cut():
-    memory = Memory(total_bytes=1000 * MB)
+    memory = memory_of(1000 * MB)
     ends = reach(memory, model(boundaries=frozenset({3, 6})))
     assert ends[0] == 6
     assert ends[1] == 1
@@ -116,7 +120,7 @@ def test_spans_end_where_the_model_may_be_cut():
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers_and_the_remedy():
-    memory = Memory(total_bytes=800 * MB)
+    memory = memory_of(800 * MB)
     with pytest.raises(DoesNotFitError) as caught:
         check_fits(memory, model(), "org/model", [LayerSpan(2, 9)])
     error = caught.value
@@ -131,19 +135,19 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_the_remedy():
 
 def test_a_machine_for_no_layer_is_told_so():
     with pytest.raises(DoesNotFitError, match="no layer of it would fit") as caught:
-        check_fits(Memory(total_bytes=560 * MB), model(), "m", [LayerSpan(0, 1)])
+        check_fits(memory_of(560 * MB), model(), "m", [LayerSpan(0, 1)])
     assert caught.value.most_layers == 0
 
 
 def test_the_kv_cache_gets_what_is_left_and_second_copies_only_what_leaves_it_comfortable():
     spans = [LayerSpan(0, 10)]
-    plenty = divide(Memory(total_bytes=4000 * MB, second_copy_bytes=10_000 * MB), model(), spans)
+    plenty = divide(memory_of(4000 * MB, second_copy_bytes=10_000 * MB), model(), spans)
     assert plenty.second_copy_bytes == 500 * MB
     assert plenty.kv_bytes == (4000 - 550 - 500 - 550) * MB
-    tight = divide(Memory(total_bytes=1100 * MB, second_copy_bytes=10_000 * MB), model(), spans)
+    tight = divide(memory_of(1100 * MB, second_copy_bytes=10_000 * MB), model(), spans)
     assert tight.second_copy_bytes == 0
     assert tight.kv_bytes == 50 * MB
-    asked = divide(Memory(total_bytes=4000 * MB, kv_bytes=64 * MB), model(), spans)
+    asked = divide(memory_of(4000 * MB, kv_bytes=64 * MB), model(), spans)
     assert asked.kv_bytes == 64 * MB
 
 
@@ -154,7 +158,7 @@ def test_the_kv_cache_gets_what_is_left_and_second_copies_only_what_leaves_it_co
     spans=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 10)), max_size=2),
 )
 def test_what_fits_is_divided_into_parts_that_add_up_to_no_more_than_the_whole(total, door, second, spans):
-    memory = Memory(total_bytes=total * MB, door=door, second_copy_bytes=second * MB)
+    memory = memory_of(total * MB, door=door, second_copy_bytes=second * MB)
     chosen = [LayerSpan(start, min(start + length, 10)) for start, length in spans]
     if needed_bytes(memory, model(), chosen) > memory.total_bytes:
         return
@@ -169,7 +173,7 @@ def test_what_fits_is_divided_into_parts_that_add_up_to_no_more_than_the_whole(t
 
 @given(total=st.integers(500, 2000), start=st.integers(0, 9))
 def test_every_reached_span_fits_and_one_layer_more_does_not(total, start):
-    memory = Memory(total_bytes=total * MB)
+    memory = memory_of(total * MB)
     end = reach(memory, model())[start]
     if end > start:
         check_fits(memory, model(), "m", [LayerSpan(start, end)])

@@ -27,7 +27,7 @@ BOOT = BootId(b"bootboot")
 
 
 def machine(name: str, memory_mb: int, speed: float = 1.0, *, door: bool = False) -> Described:
-    return Described(name, Memory(memory_mb * MB, door=door), 1e-10 / speed)
+    return Described(name, Memory(memory_mb * MB, door=door, overhead_bytes=550 * MB), 1e-10 / speed)
 
 
 def test_machines_share_the_model_in_the_order_they_join():
