@@ -17,6 +17,7 @@ from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door
 from swarm.cli.status import STATE
 from swarm.config import MIB
 from swarm.errors import ConfigError, ModelError, UnknownModelError
+from swarm.types import DTYPES, QUANTIZATIONS
 
 if TYPE_CHECKING:
     from swarm.models.store import LocalModel
@@ -40,6 +41,9 @@ def plan(
         str,
         typer.Option("--dtype", metavar="DTYPE", help="What is computed in; default: as join would here."),
     ] = "auto",
+    quantize: Annotated[
+        str, typer.Option("--quantize", metavar="BITS", help="none, int8 or int4: how layers are held.")
+    ] = "none",
     rtt_milliseconds: Annotated[
         float, typer.Option("--rtt", metavar="MS", help="Round trip between described machines.")
     ] = 1.0,
@@ -58,7 +62,7 @@ def plan(
     if nodes:
         if local is None:
             raise ModelError(f"{model} is not on this disk; its sizes are needed: obtain it first")
-        found = _described(local, nodes, dtype, rtt_milliseconds / 1e3)
+        found = _described(local, nodes, (dtype, quantize), rtt_milliseconds / 1e3)
     else:
         found = _running(local, model, Door(api, api_key_file).get(STATE))
     if as_json:
@@ -86,7 +90,8 @@ def parse_nodes(text: str) -> list[tuple[str, int, float]]:
     return found
 
 
-def _described(local: LocalModel, nodes: str, dtype: str, rtt_seconds: float) -> Plan:
+def _described(local: LocalModel, nodes: str, held: tuple[str, str], rtt_seconds: float) -> Plan:
+    """Plan for machines that compute in the first and hold layers in the second of ``held``."""
     from swarm.engine.device import compute_dtype, resolve_device
     from swarm.engine.kernels import measured_seconds_per_byte
     from swarm.models.footprint import footprint_of
@@ -95,8 +100,15 @@ def _described(local: LocalModel, nodes: str, dtype: str, rtt_seconds: float) ->
 
     machines = parse_nodes(nodes)
     device = resolve_device("auto")
+    dtype, quantize = held
+    for given, allowed, option in (
+        (dtype, ("auto", *DTYPES), "dtype"),
+        (quantize, QUANTIZATIONS, "quantize"),
+    ):
+        if given not in allowed:
+            raise ConfigError(f"--{option}: {given!r} is none of {', '.join(allowed)}")
     chosen = compute_dtype(dtype, local.spec.dtype, device)
-    sizes = footprint_of(local.spec, local.manifest, chosen)
+    sizes = footprint_of(local.spec, local.manifest, chosen, quantize)
     here = measured_seconds_per_byte(chosen, device)
     described: list[Described] = [
         Described(name, Memory(memory, door=number == 0), here / speed)

@@ -29,8 +29,6 @@ class Footprint:
     """The head as it is computed with, and the embedding's pages of the file."""
     context_tokens: int
     dtype: str
-    boundaries: frozenset[int] | None = None
-    """Where the model may be cut; None: before every layer."""
 
     @property
     def layers(self) -> int:
@@ -46,9 +44,6 @@ class Footprint:
             size * window_slots(window, tokens)
             for size, window in zip(self.kv_bytes[held], self.windows[held], strict=True)
         )
-
-    def may_cut(self, layer: int) -> bool:
-        return layer in (0, self.layers) or self.boundaries is None or layer in self.boundaries
 
 
 def window_slots(window: int | None, tokens: int, slack: int = WINDOW_SLACK) -> int:

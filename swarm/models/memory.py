@@ -70,7 +70,7 @@ def needed_bytes(memory: Memory, model: Footprint, spans: Iterable[LayerSpan]) -
 def reach(memory: Memory, model: Footprint, beside: Iterable[LayerSpan] = ()) -> tuple[int, ...]:
     """Return for each layer where the longest span that begins there and fits ends; the layer itself if none does.
 
-    ``beside`` are spans that stay loaded. Only ends where the model may be cut count.
+    ``beside`` are spans that stay loaded.
     """
     beside = list(beside)
     found = []
@@ -79,10 +79,7 @@ def reach(memory: Memory, model: Footprint, beside: Iterable[LayerSpan] = ()) ->
         end = max(end, start)
         while end < model.layers and _fits(memory, model, [*beside, LayerSpan(start, end + 1)]):
             end += 1
-        cut = end
-        while cut > start and not model.may_cut(cut):
-            cut -= 1
-        found.append(cut if model.may_cut(start) else start)
+        found.append(end)
     return tuple(found)
 
 

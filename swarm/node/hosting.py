@@ -242,7 +242,6 @@ class Hosting:
             seconds_per_layer=min(measured, default=guessed),
             reach=self._reaches[local.id],
             door_seconds=head if self._ends_wanted else 0.0,
-            cuts=model.boundaries,
         )
 
     def fits_beside(self, local: LocalModel, span: LayerSpan | None) -> bool:

@@ -43,8 +43,6 @@ class Machine:
     reach: tuple[int, ...]
     door_seconds: float = 0.0
     """What norm and head take of a token at its front door; 0: it has none."""
-    cuts: frozenset[int] | None = None
-    """Where the model may be cut; None: before every layer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,13 +204,11 @@ def _candidates(machine: Machine, holders: Sequence[Holder]) -> Iterable[LayerSp
     edges = {0, layers, *range(0, layers, -(-layers // MOST_EDGES))}
     for holder in holders:
         edges |= {holder.span.start, min(holder.span.end, layers)}
-    if machine.cuts is not None:
-        edges = {edge for edge in edges if edge in (0, layers) or edge in machine.cuts} | machine.cuts
     starts = sorted(edge for edge in edges if edge < layers)
     # The longest span that ends at an edge may begin between edges.
     for end in sorted(edges):
         first = next((start for start in range(end) if machine.reach[start] >= end), None)
-        if first is not None and _may_cut(machine, first):
+        if first is not None:
             starts.append(first)
     for start in sorted(set(starts)):
         reached = machine.reach[start]
@@ -220,10 +216,6 @@ def _candidates(machine: Machine, holders: Sequence[Holder]) -> Iterable[LayerSp
         if reached > start:
             ends.add(reached)
         yield from (LayerSpan(start, end) for end in sorted(ends))
-
-
-def _may_cut(machine: Machine, layer: int) -> bool:
-    return layer in (0, len(machine.reach)) or machine.cuts is None or layer in machine.cuts
 
 
 class _Scorer:

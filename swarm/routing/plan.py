@@ -160,9 +160,7 @@ def _changed_views(swarm: Running, sizes: Footprint | None) -> Iterator[tuple[st
         return
     fastest = min(held, key=lambda span: span.seconds_per_layer)
     limit = Memory(max(swarm.memory_bytes.values(), default=0))
-    machine = Machine(
-        NodeId("one more"), fastest.seconds_per_layer, reach(limit, sizes), cuts=sizes.boundaries
-    )
+    machine = Machine(NodeId("one more"), fastest.seconds_per_layer, reach(limit, sizes))
     choice = choose_span(view, swarm.model, machine)
     if choice.span is None:
         return
@@ -237,7 +235,6 @@ def _machine(node: NodeId, sizes: Footprint, one: Described) -> Machine:
         one.seconds_per_byte * layer + LAYER_SECONDS,
         reach(one.memory, sizes),
         one.seconds_per_byte * sizes.ends_bytes / 2 if one.memory.door else 0.0,
-        sizes.boundaries,
     )
 
 

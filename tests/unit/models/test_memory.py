@@ -18,7 +18,7 @@ from swarm.types import LayerSpan
 MB = 1_000_000
 
 
-def model(layers: int = 10, layer_mb: int = 50, *, boundaries: frozenset[int] | None = None) -> Footprint:
+def model(layers: int = 10, layer_mb: int = 50) -> Footprint:
     return Footprint(
         layer_bytes=(layer_mb * MB,) * layers,
         kv_bytes=(1000,) * layers,
@@ -26,7 +26,6 @@ def model(layers: int = 10, layer_mb: int = 50, *, boundaries: frozenset[int] | 
         ends_bytes=100 * MB,
         context_tokens=8192,
         dtype="bfloat16",
-        boundaries=boundaries,
     )
 
 
@@ -111,12 +110,15 @@ def test_a_door_and_private_spans_leave_less_for_layers():
     assert reach(memory, model(), beside=[LayerSpan(0, 2)])[0] == alone - 2
 
 
-def test_spans_end_where_the_model_may_be_cut():
-    memory = memory_of(1000 * MB)
-    ends = reach(memory, model(boundaries=frozenset({3, 6})))
-    assert ends[0] == 6
-    assert ends[1] == 1
-    assert ends[3] == 10
+def test_quantised_layers_take_fewer_bytes_and_the_ends_do_not():
+    whole, eight, four = (
+        footprint_of(
+            spec(), manifest(TENSORS | {"model.layers.0.wide.weight": ("BF16", (64, 64))}), "bfloat16", bits
+        )
+        for bits in ("none", "int8", "int4")
+    )
+    assert four.layer_bytes[0] < eight.layer_bytes[0] < whole.layer_bytes[0]
+    assert four.ends_bytes == eight.ends_bytes == whole.ends_bytes
 
 
 def test_what_does_not_fit_is_refused_with_the_numbers_and_the_remedy():

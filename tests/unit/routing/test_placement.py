@@ -120,16 +120,6 @@ def test_a_machine_for_no_layer_is_left_out_with_a_reason():
     assert "--memory" in choice.reason
 
 
-def test_only_allowed_cuts_are_chosen():
-    cuts = frozenset({10, 20})
-    choice = choose_span(
-        view_of((0, 10)),
-        MODEL,
-        Machine(ME, 0.01, tuple(max(a, {0: 10, 10: 20, 20: 30}.get(a, a)) for a in range(30)), cuts=cuts),
-    )
-    assert choice.span == LayerSpan(10, 20)
-
-
 def test_a_node_moves_to_a_hole_when_another_holds_what_it_holds():
     view = view_of((0, 15), (0, 15))
     moving = Machine(NodeId("1" * 32), 0.01, machine(15).reach)
