@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VARIABLE = "SWARM_INVITE"
 STDIN = "-"
+LOOK_SECONDS = 3.0
 
 
 def invite(
@@ -102,3 +103,24 @@ def accept_invite(invite: Invite, keystore: Keystore, settings: Config) -> None:
     finally:
         keystore.close()
     announce(f"The invite was good: this machine belongs to the swarm now ({keystore.folder}).")
+
+
+def refuse_to_found_beside_others(keystore: Keystore) -> None:
+    """Raise ConfigError when this machine has no secret but a swarm is announced on its network.
+
+    Who says --discover there wants to join it, not to start another swarm beside it.
+    """
+    from swarm.net.discovery import look
+
+    if keystore.own_keyring() is not None:
+        return
+    try:
+        found = asyncio.run(look(LOOK_SECONDS))
+    except OSError as exc:
+        raise ConfigError(f"--discover: this machine can't use mDNS ({exc.strerror or exc})") from None
+    if found:
+        raise ConfigError(
+            f"there is a swarm on this network ({len(found)} nodes announced), but this machine has no secret of it: "
+            "make an invite on one of its machines (`python -m swarm invite`) and run `python -m swarm join - "
+            "--discover`"
+        )

@@ -15,7 +15,7 @@ import typer
 from swarm import __version__
 from swarm.cli import options
 from swarm.cli.console import announce, progress, warn
-from swarm.cli.invite import accept_invite, read_invite
+from swarm.cli.invite import accept_invite, read_invite, refuse_to_found_beside_others
 from swarm.cli.logs import set_up_logging
 from swarm.cli.watchdog import stop_when_stdin_ends
 from swarm.config import ApiSettings, Config, NodeSettings
@@ -33,6 +33,7 @@ def join(
     ctx: typer.Context,
     invite: options.Invite = None,
     bootstrap: options.Bootstrap = None,
+    discover: options.Discover = None,
     listen: options.Listen = None,
     model: options.Model = None,
     layers: options.Layers = None,
@@ -102,6 +103,9 @@ def _run(settings: Config, invite: Invite | None) -> None:
             node = replace(node, bootstrap=(*node.bootstrap, *invite.addresses))
             settings = replace(settings, node=node)
             accept_invite(invite, keystore, settings)
+        may_found = not node.bootstrap
+        if may_found and node.discover and not (node.swarm_key_file or os.environ.get("SWARM_KEY")):
+            refuse_to_found_beside_others(keystore)
         # Imported here: PyTorch and the web server take seconds, and `--help` should not.
         from swarm.api.server import check_settings
         from swarm.engine.device import resolve_device
@@ -111,7 +115,7 @@ def _run(settings: Config, invite: Invite | None) -> None:
         resolve_device(settings.model.device)
         check_settings(settings.api)
         identity = keystore.open(
-            create_secret=not node.bootstrap,
+            create_secret=may_found,
             swarm_key_file=node.swarm_key_file,
             environ_key=os.environ.get("SWARM_KEY"),
         )

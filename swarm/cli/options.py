@@ -33,6 +33,7 @@ def _setting(flag: str, metavar: str, *names: str) -> Any:
 
 
 Bootstrap = Annotated[list[str] | None, _setting("bootstrap", "HOST:PORT")]
+Discover = Annotated[bool | None, _setting("discover", "")]
 Listen = Annotated[str | None, _setting("listen", "[HOST:]PORT")]
 Advertise = Annotated[list[str] | None, _setting("advertise", "HOST:PORT")]
 Name = Annotated[str | None, _setting("name", "NAME")]

@@ -28,6 +28,11 @@ class NodeSettings:
         (), "Addresses to tell others instead of those of this host's interfaces.", flag="advertise"
     )
     bootstrap: tuple[Address, ...] = knob((), "Members to join by; none starts a swarm.", flag="bootstrap")
+    discover: bool = knob(
+        False,
+        "Find the swarm's other nodes on the local network by mDNS, and be found; links are as authenticated as ever.",
+        flag="discover",
+    )
     state: str = knob(
         "",
         "Folder for the node key, the swarm secret and the incarnation; default: the platform's.",

@@ -20,6 +20,7 @@ from swarm.errors import ConfigError, LinkDownError, SwarmError
 from swarm.gossip.membership import Membership
 from swarm.models.memory import Memory
 from swarm.models.store import ModelStore
+from swarm.net.discovery import Discovery, Found
 from swarm.net.peers import Network
 from swarm.node.bus import Bus
 from swarm.node.control import ControlServer
@@ -86,6 +87,7 @@ class Node:
         self._view_until = 0.0
         self._rows_before = 0
         self._addresses: tuple[Address, ...] = ()
+        self._discovery = Discovery(self._found)
         self._build(progress)
 
     def _build(self, progress: Progress | None) -> None:
@@ -266,6 +268,8 @@ class Node:
                 if open_front_door is not None and self._config.api.listen is not None:
                     await doors.open()
                 await control.start()
+                if self._config.node.discover:
+                    await self._discover()
                 later = (self._hosting.run, self._report_load, self._sharing.run)
                 running += [tasks.create_task(work()) for work in later]
                 running.append(tasks.create_task(self._door_models.run(self._config.model.serve)))
@@ -280,6 +284,7 @@ class Node:
             raise _first(group) from group
         finally:
             await control.aclose()
+            await self._discovery.aclose()
             await doors.aclose()
             await self._door_models.aclose()
             await self._network.aclose()
@@ -307,6 +312,19 @@ class Node:
         await doors.aclose()
         self._gossip.change(lambda membership, now: membership.leave(now))
         await asyncio.sleep(0.05)
+
+    async def _discover(self) -> None:
+        """Be found on the local network, and dial who is of the same swarm there."""
+        outside = tuple(address for address in self._addresses if not address.host.startswith("127."))
+        own = Found(self._id, self._identity.keyring.preferred.swarm_id, outside or self._addresses)
+        try:
+            await self._discovery.start(own)
+        except OSError as exc:
+            self._announce(f"warning: --discover can't use mDNS on this machine: {exc.strerror or exc}")
+
+    def _found(self, found: Found) -> None:
+        if found.node != self._id and self._identity.keyring.find(found.swarm_id) is not None:
+            self._gossip.change(lambda membership, now: membership.bootstrap(found.addresses, now))
 
     def _controls(self, doors: Doors) -> Controls:
         return Controls(

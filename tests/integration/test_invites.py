@@ -196,3 +196,23 @@ def test_the_door_opens_moves_and_closes_while_the_node_runs(first: Member) -> N
     ask(first.state, CloseDoor())
     assert status(moved, "other-key") == 0
     assert ask(first.state, GetState())["api"] is None
+
+
+def test_nodes_that_may_be_found_find_each_other_without_an_address(tmp_path: Path) -> None:
+    (tmp_path / "key").write_text("ab" * 32)
+    (tmp_path / "other").write_text("cd" * 32)
+    options = ("--discover", "--swarm-key-file")
+    nodes = [
+        Member(tmp_path / "one", *options, str(tmp_path / "key")),
+        Member(tmp_path / "two", *options, str(tmp_path / "key")),
+        Member(tmp_path / "stranger", *options, str(tmp_path / "other")),
+    ]
+    try:
+        wait_for("both to know each other", lambda: nodes[0].members() == nodes[1].members() == 2)
+        wait_for("the stranger to run", lambda: nodes[2].members() >= 1)
+        assert nodes[2].members() == 1
+    finally:
+        for node in nodes:
+            node.process.terminate()
+        for node in nodes:
+            node.process.wait(20)
