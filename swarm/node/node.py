@@ -79,6 +79,7 @@ class Node:
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
+        self._boots: dict[NodeId, BootId] = {}
         self._linked = asyncio.Event()
         self._lag = LoopLag()
         self._meters = Meters()
@@ -503,8 +504,11 @@ class Node:
     def _members_changed(self) -> None:
         self._view = None
         for member in self._membership.members():
-            if member.health.name in ("DEAD", "LEFT"):
+            boot = member.record.boot
+            # A process that was started anew has forgotten its sessions.
+            if member.health.name in ("DEAD", "LEFT") or self._boots.get(member.node, boot) != boot:
                 self._stage.origin_gone(member.node)
+            self._boots[member.node] = boot
         self._origin.view_changed()
 
     def _link_changed(self, node: NodeId, up: bool) -> None:
