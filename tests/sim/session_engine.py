@@ -114,6 +114,8 @@ class HashEngine:
     keeps: Callable[[], bool]
     """Whether an ended sequence is kept: real ones are evicted at times that depend on others."""
     slowness: float = 1.0
+    slack: int | None = None
+    """Tokens that a sequence can be taken back; None: all, as where no layer has a window."""
     problems: list[str] = field(default_factory=list)
     paused: bool = False
     steps: int = 0
@@ -124,6 +126,7 @@ class HashEngine:
     _scopes: dict[Hashable, Hashable] = field(default_factory=dict)
     _retired: set[LayerSpan] = field(default_factory=set)
     _kept: dict[tuple[Hashable, LayerSpan, bytes], Chains] = field(default_factory=dict)
+    _highest: dict[Hashable, int] = field(default_factory=dict)
     _queue: deque[tuple[Chains | None, StepJob | int]] = field(default_factory=deque)
     _running: bool = False
 
@@ -153,6 +156,7 @@ class HashEngine:
         else:
             self._sequences[key] = Chains.empty(span)
         self._scopes[key] = scope
+        self._highest[key] = self._sequences[key].length
         return self._sequences[key].length
 
     def _reserve(self, key: Hashable, tokens: int) -> None:
@@ -171,11 +175,13 @@ class HashEngine:
         return self._reserved.get(key, 0)
 
     def truncate(self, key: Hashable, length: int) -> None:
+        if length < self.floor(key):
+            raise EngineError(f"can't go back to token {length}")
         self._queue.append((self._sequences.get(key), length))
         self._go_on()
 
     def floor(self, key: Hashable) -> int:
-        return 0
+        return 0 if self.slack is None else max(0, self._highest.get(key, 0) - self.slack)
 
     def stage_of(self, key: Hashable) -> tuple[ModelId, LayerSpan] | None:
         return (MODEL, self._stages[key]) if key in self._stages else None
@@ -188,7 +194,7 @@ class HashEngine:
         self._reserved.pop(key, None)
         self._stages.pop(key, None)
         scope = self._scopes.pop(key, None)
-        if sequence is None:
+        if sequence is None or (self.slack is not None and blocks):
             return
         for count, name in enumerate(blocks, 1):
             if self.keeps():
@@ -212,6 +218,10 @@ class HashEngine:
     # --- the compute thread ---
 
     def submit(self, job: StepJob) -> None:
+        if job.key in self._sequences:
+            if job.position < self.floor(job.key):
+                self.problems.append(f"a step at token {job.position}, below the floor")
+            self._highest[job.key] = max(self._highest.get(job.key, 0), job.position + job.count)
         self._queue.append((self._sequences.get(job.key), job))
         self._go_on()
 

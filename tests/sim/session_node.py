@@ -83,6 +83,7 @@ class SessionNode:
             self._computed,
             lambda: world.rng.random() < 0.7,
             slowness=self.slowness,
+            slack=world.slack,
         )
         self.sessions = HopSessions(
             node=self.id,

@@ -37,6 +37,7 @@ class SessionWorld:
         self.history: list[str] = []
         self.problems: list[str] = []
         self.door_deaths_are_heard = True
+        self.slack: int | None = None
 
     @property
     def now(self) -> float:
@@ -195,6 +196,7 @@ class Course:
         self._prompts: list[tuple[int, ...]] = []
         # Else only leases free what dead doors left.
         self.world.door_deaths_are_heard = rng.random() < 0.5
+        self.world.slack = rng.choice([None, None, None, 12, 40])
         cut = sorted(rng.sample(range(1, LAYERS), rng.choice([1, 2, 2, 3])))
         spans = [LayerSpan(a, b) for a, b in zip([0, *cut], [*cut, LAYERS], strict=True)]
         budget = rng.choice([1 << 20, 1 << 20, 2048])
