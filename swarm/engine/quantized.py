@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from swarm.engine.experts import stacked_matrices
 from swarm.engine.kernels import ByRows, Kernel, Maker, checked, plain, product
+from swarm.engine.nf4 import by_bitsandbytes
 from swarm.errors import EngineError
 from swarm.models.quantization import GROUP, matrix_bytes
 from swarm.types import QUANTIZATIONS
@@ -172,6 +173,8 @@ def _quantized(weight: torch.Tensor, bias: torch.Tensor | None, *, bits: int, se
     """
     if bits == 4 and weight.shape[1] % GROUP:
         bits = 8
+    if bits == 4 and weight.is_cuda and (theirs := by_bitsandbytes(weight, bias)) is not None:
+        return theirs
     codes = quantised(weight, bits)
     native = _native_eight if bits == 8 else _native_four
     few: Kernel | None = None
