@@ -1,6 +1,6 @@
 """How fast weights come from members, against raw wss on loopback, and what they cost an answer that runs meanwhile.
 
-    python scripts/bench_transfer.py [--megabytes 192] [--rounds 3] [--no-stream]
+    python scripts/bench_transfer.py [--megabytes 192] [--rounds 3] [--only throughput|stream]
 
 Every giver and every taker is a process of its own. Raw is a server of the websockets library that sends frames of
 1 MiB over TLS 1.3 to a client that throws them away; a transfer also hashes every chunk at both ends of the disk and
@@ -172,6 +172,8 @@ def write_model(home: Path, megabytes: int) -> None:
 
 
 def shown(values: list[float], unit: str) -> str:
+    if not values:
+        return "not seen"
     return f"{min(values):.0f} / {statistics.median(values):.0f} / {max(values):.0f} {unit}"
 
 
@@ -256,7 +258,8 @@ def running_stream(folder: Path, rounds: int, rate: str) -> None:
         print(f"  {what}: between tokens {shown(gaps[busy], 'ms')}, 99th {shown(worst[busy], 'ms')}")
     ratio = statistics.median(gaps[True]) / statistics.median(gaps[False])
     print(
-        f"  {ratio:.2f} x; {moved / MIB:.0f} MiB given; loop lag p99 {max(lag):.1f} ms; links trusted: {healthy}"
+        f"  {ratio:.2f} x; {moved / MIB:.0f} MiB given; loop lag p99 {max(lag):.1f} ms; heartbeats' round trip "
+        f"{shown(trips, 'ms')}; no link was suspect: {healthy}"
     )
 
 
@@ -266,7 +269,8 @@ def main() -> None:
     )
     parser.add_argument("--megabytes", type=int, default=192)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--no-stream", action="store_true")
+    parser.add_argument("--only", choices=("throughput", "stream"))
+    parser.add_argument("--rates", default=f"{WeightsSettings().busy_rate_bytes // MIB}MiB,0")
     for role in ("--give", "--take", "--serve-raw", "--take-raw", "--givers", "--key"):
         parser.add_argument(role, default="", help=argparse.SUPPRESS)
     parser.add_argument("--seed", type=int, default=1, help=argparse.SUPPRESS)
@@ -282,9 +286,10 @@ def main() -> None:
         asyncio.run(take_raw(port, megabytes * MIB))
     else:
         with tempfile.TemporaryDirectory(prefix="swarm-bench-") as folder:
-            throughput(Path(folder), given.megabytes, given.rounds)
-            if not given.no_stream:
-                for rate in (f"{WeightsSettings().busy_rate_bytes // MIB}MiB", "0"):
+            if given.only != "stream":
+                throughput(Path(folder), given.megabytes, given.rounds)
+            if given.only != "throughput":
+                for rate in given.rates.split(","):
                     running_stream(Path(folder), given.rounds, rate)
 
 
