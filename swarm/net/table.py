@@ -25,7 +25,8 @@ _LINES_PER_SECOND = 0.1
 class Receiver(Interface):
     """Who uses the links. Called from the event loop, synchronously: nothing here may block."""
 
-    def link_up(self, peer: PeerInfo) -> None: ...
+    def link_up(self, peer: PeerInfo) -> None:
+        """Take a link. A ProtocolError raised here (a record that is none) closes it; it never was up."""
 
     def link_down(self, node: NodeId, reason: str, graceful: bool) -> None:
         """``graceful``: closed with a code that says nothing against the peer's health, or by ourselves."""
@@ -136,7 +137,14 @@ class LinkTable:
         link = Link(connection, info, self._settings, self, self.traffic)
         self._links[peer.node] = link
         self._report_downs()
-        self._receiver.link_up(info)
+        try:
+            self._receiver.link_up(info)
+        except ProtocolError as exc:
+            # It never was up for anybody: nothing of it is left, as of any refused connection.
+            del self._links[peer.node]
+            self._refuse(info, exc)
+            connection.close(exc.close_code)
+            return False
         link.start()
         awaited = self._awaited.pop(peer.node, None)
         if awaited is not None and not awaited.done():
@@ -192,10 +200,13 @@ class LinkTable:
     # --- what links tell ------------------------------------------------------------------------------------
 
     def misbehaved(self, link: Link, error: ProtocolError) -> None:
-        if error.close_code == CloseCode.MALFORMED:
-            self._strikes.strike(link.info.node, asyncio.get_running_loop().time())
-        self._refusals.warn(link.info.observed, f"node {short(link.info.node)}: {error}")
+        self._refuse(link.info, error)
         self._retire(link, error.close_code, str(error), graceful=True)
+
+    def _refuse(self, peer: PeerInfo, error: ProtocolError) -> None:
+        if error.close_code == CloseCode.MALFORMED:
+            self._strikes.strike(peer.node, asyncio.get_running_loop().time())
+        self._refusals.warn(peer.observed, f"node {short(peer.node)}: {error}")
 
     def lost(self, link: Link, reason: str, *, graceful: bool) -> None:
         """Forget a link. The receiver hears of it in a step of its own, before any newer link of the peer."""

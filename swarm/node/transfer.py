@@ -20,6 +20,7 @@ from swarm.models.chunks import Chunks, table_root
 from swarm.models.folder import header_bytes, open_folder, read_json, read_weight_map
 from swarm.models.manifest import CONFIG_NAME, WEIGHT_SUFFIX, wanted
 from swarm.models.partial import present
+from swarm.models.progress import silent
 from swarm.models.receiving import Receiving
 from swarm.models.spec import ModelSpec
 from swarm.node.fetching import FetchRun
@@ -180,7 +181,7 @@ class _Obtaining:
         else:
             await self._fetch_headers(weights, span, ends=ends)
         chunks = await asyncio.to_thread(self._chunks_for, weights.chunks, span, ends)
-        await self._fetch(weights, chunks)
+        await self._fetch(weights, chunks, self._progress)
 
     async def _fetch_companions(self, weights: Listing) -> None:
         digests = weights.companions()
@@ -209,8 +210,8 @@ class _Obtaining:
             rest += weights.chunks.of_bytes(at, 0, 8 + length)
         await self._fetch(weights, rest)
 
-    async def _fetch(self, listing: Listing, indices: Iterable[int]) -> None:
-        run = FetchRun(self._transfer, listing, self._sources, f"Fetching {self._model.name}", self._progress)
+    async def _fetch(self, listing: Listing, indices: Iterable[int], progress: Progress = silent) -> None:
+        run = FetchRun(self._transfer, listing, self._sources, f"Fetching {self._model.name}", progress)
         await run.fetch(indices)
 
     # --- in a thread ---

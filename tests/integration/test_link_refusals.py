@@ -12,7 +12,8 @@ from websockets.asyncio.client import ClientConnection
 from websockets.exceptions import ConnectionClosed
 
 from swarm.config import NetSettings
-from swarm.errors import AuthenticationError
+from swarm.errors import AuthenticationError, ProtocolError
+from swarm.net.peers import PeerInfo
 from swarm.net.tls import client_context, server_context
 from swarm.protocol.identity import NodeKey, SwarmSecret
 from swarm.protocol.limits import MAX_HANDSHAKE_BYTES, CloseCode
@@ -248,6 +249,24 @@ async def test_a_member_that_sends_junk_loses_its_link_and_nobody_else_does(
     await eventually(lambda: peer.messages)
     assert peer.messages == [(other.node, Drain(), b"")]
     await other.network.aclose()
+
+
+async def test_a_member_whose_record_is_none_gets_no_link_and_a_line_in_the_log(
+    victim: tuple[Peer, Address], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer, address = victim
+
+    def refuse(_info: PeerInfo) -> None:
+        raise ProtocolError("static record: it is none")
+
+    monkeypatch.setattr(peer, "link_up", refuse)
+    async with raw_member(address, b"n" * 32) as websocket:
+        with pytest.raises(ConnectionClosed) as caught:
+            await _receive_for_ever(websocket)
+    assert caught.value.rcvd is not None
+    assert caught.value.rcvd.code == CloseCode.MALFORMED
+    assert peer.network.links() == ()
+    assert any("static record" in line for line in lines(caplog))
 
 
 async def test_a_refused_flood_leaves_room_for_honest_peers(caplog: pytest.LogCaptureFixture) -> None:
