@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from swarm.routing.view import SwarmView
 
 LOOK_SECONDS = 0.25
+MEASURE_SECONDS = 10.0
+"""A node that is left out as too slow measures itself again that often: it may have been busy with something else."""
 
 
 class Mover:
@@ -37,7 +39,11 @@ class Mover:
 
     async def run(self, local: LocalModel, *, must_load: bool) -> None:
         """Choose, load and move until this node leaves. Raises SwarmError if the first load fails and ``must_load``."""
+        measured_at = self._clock()
         while not self._hosting.frozen:
+            if self._placer.left_out and self._clock() - measured_at >= MEASURE_SECONDS:
+                await self._hosting.measure(local)
+                measured_at = self._clock()
             beside = self._hosting.fits_beside(local, self._placer.claimed)
             self._placer.tick(self._view(), self._hosting.machine(local), beside, self._clock())
             for action in self._placer.actions():

@@ -91,6 +91,11 @@ class Placer:
         return self._claimed
 
     @property
+    def left_out(self) -> bool:
+        """Whether this node holds nothing because that is better for the swarm, or nothing fits."""
+        return self.held is None and self._left_out
+
+    @property
     def undecided(self) -> bool:
         """Whether this node holds nothing yet but is about to."""
         return self.held is None and not self._left_out
