@@ -5,7 +5,11 @@ This swarm is its own: a node of it is killed.
 
 from __future__ import annotations
 
+import json
 import shutil
+import subprocess
+import sys
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -111,6 +115,25 @@ def test_a_span_that_does_not_fit_is_refused_before_it_is_loaded_with_the_number
     assert "layers 0-4 of random-llama in float32 need" in node.log
     assert "--layers 0:2" in node.log
     assert "Loading" not in node.log
+
+
+def test_a_running_swarm_is_planned_and_answers_are_held_against_what_was_predicted(
+    swarm: SwarmProcesses, model: LocalModel
+) -> None:
+    door = swarm.nodes[0]
+    asked = [sys.executable, "-m", "swarm", "plan", str(model.folder), "--api", str(door.api), "--json"]
+    planned = json.loads(subprocess.run(asked, capture_output=True, check=True, timeout=120).stdout)
+    route = [LayerSpan.parse(span) for span in planned["route"]]
+    assert missing_spans(LAYERS, route) == ()
+    assert planned["tokens_per_second"] > 0
+    assert len(planned["machines"]) == 3
+    assert "".join(stream(door, model))
+    with urllib.request.urlopen(f"{door.url}/metrics", timeout=10) as answer:
+        lines = answer.read().decode().splitlines()
+    for what in ("token", "first_token"):
+        counts = [line for line in lines if line.startswith(f'swarm_prediction_ratio_count{{what="{what}"}}')]
+        assert counts, what
+        assert float(counts[0].split()[-1]) >= 1
 
 
 def test_a_killed_nodes_layers_are_taken_by_another_while_a_stream_waits_for_them(
