@@ -40,7 +40,7 @@ def test_one_changed_character_is_noticed(at: int, letter: str) -> None:
     changed = text[:at] + letter + text[at + 1 :]
     if changed == text:
         return
-    if at == len(text) - 1 and _bytes_of(changed) == _bytes_of(text):
+    if at == len(text) - 1 and (letter.isalnum() or letter in "-_") and _bytes_of(changed) == _bytes_of(text):
         return  # the last character carries bits that mean nothing
     with pytest.raises(ValueError, match=r"invite|copy it|version"):
         Invite.parse(changed)
