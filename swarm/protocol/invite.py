@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hashlib
+import re
 from dataclasses import dataclass, field
 
 import msgspec
@@ -22,6 +23,7 @@ TICKET_KEY_BYTES = 32
 MAX_ADDRESSES = 8
 MAX_TICKETS = 256
 _CHECK_BYTES = 4
+_LETTERS = re.compile(r"[A-Za-z0-9_-]+\Z")
 _NODE_ID_BYTES = 20
 _MAX_CHARACTERS = 2048
 
@@ -67,9 +69,16 @@ class Invite:
             raise ValueError(f"an invite has at most {_MAX_CHARACTERS} characters")
         encoded = text[len(PREFIX) :]
         try:
-            data = base64.b64decode(encoded + "=" * (-len(encoded) % 4), altchars=b"-_", validate=True)
-        except (binascii.Error, ValueError):
-            raise ValueError("it has characters that no invite has; copy it again, whole") from None
+            # b64decode takes + and / beside the letters that stand for them here.
+            data = (
+                base64.urlsafe_b64decode(encoded + "=" * (-len(encoded) % 4))
+                if _LETTERS.match(encoded)
+                else b""
+            )
+        except binascii.Error:
+            data = b""
+        if not data:
+            raise ValueError("it has characters that no invite has; copy it again, whole")
         check, body = data[:_CHECK_BYTES], data[_CHECK_BYTES:]
         if check != _check(body):
             raise ValueError("its checksum is wrong: a part is missing or was changed; copy it again, whole")
