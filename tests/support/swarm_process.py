@@ -97,6 +97,16 @@ class NodeProcess:
         except OSError:
             return 0, None
 
+    def at_rest(self) -> bool:
+        """Whether this node, which has a front door, works for nobody and holds no KV but what it keeps."""
+        _, state = self.get("/swarm/state")
+        engine = state["engine"] if state else {"hop_sessions": -1}
+        return bool(
+            engine["hop_sessions"] == 0
+            and engine["kv_used_bytes"] == engine["kv_kept_bytes"]
+            and not state["sessions"]
+        )
+
     def servable(self) -> bool:
         self.check()
         return self.get("/health")[0] == 200
@@ -132,11 +142,12 @@ class NodeProcess:
         found = re.search(r"^Node (\S+) \(", self.log, re.MULTILINE)
         return found[1] if found else ""
 
-    def stop(self) -> None:
+    def stop(self, seconds: float = 15) -> None:
+        """SIGTERM, and SIGKILL if it has not left within so many seconds."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(15)
+                self.process.wait(seconds)
             except subprocess.TimeoutExpired:
                 self.kill()
 
@@ -151,6 +162,8 @@ class SwarmProcesses:
     threads: int = 1
     key: str = field(default_factory=lambda: secrets.token_hex(32))
     nodes: list[NodeProcess] = field(default_factory=list)
+    settings: str = ""
+    """TOML for every node."""
     slow_links: SlowLinks | None = None
     """Others reach every node through a proxy of these, if given."""
     program: Sequence[str] = (sys.executable, "-m", "swarm")
@@ -184,6 +197,10 @@ class SwarmProcesses:
         if door is not None:
             arguments += ["--api", f"127.0.0.1:{door}"]
         reached_by = self.slow_links.to(listen) if self.slow_links else listen
+        if self.settings:
+            folder.mkdir(parents=True, exist_ok=True)
+            (folder / "swarm.toml").write_text(self.settings, encoding="utf-8")
+            arguments += ["--config", str(folder / "swarm.toml")]
         if self.slow_links:
             arguments += ["--advertise", f"127.0.0.1:{reached_by}"]
         for other in self.nodes[:2]:

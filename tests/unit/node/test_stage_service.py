@@ -183,6 +183,14 @@ def test_an_answer_that_outgrows_a_full_engine_is_refused_and_freed(hop):
     assert hop.service.session_count == 0
 
 
+def test_a_draining_hop_takes_no_new_session():
+    hop = Hopside()
+    hop.service.draining = True
+    hop.open()
+    assert [message.code for message in hop.messages(Refused)] == ["draining"]
+    assert hop.messages(Opened) == []
+
+
 def test_a_session_that_grows_ends_the_youngest_and_tells_its_origin(hop):
     other = OpenSession(NodeId("other"), SessionId(b"t" * 16), 1, MODEL, "bfloat16", HOPS, 0, 16, 0, 1000)
     hop.service.on_open(NodeId("other"), other)
