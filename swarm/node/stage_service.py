@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
@@ -48,6 +48,8 @@ BUSY_SECONDS = 0.4
 STUCK_SECONDS = 10.0
 """A compute thread that finishes no step for so long is no longer called busy: its origins turn elsewhere."""
 FULL_RETRY_MILLISECONDS = 1000
+MAX_LINKS_AWAITED = 128
+"""Sessions that wait for a link to their next hop, and replays for one to their receiver, at once."""
 
 Connect = Callable[[NodeId], Awaitable[None]]
 """Opens a link to a member by its verified record; raises SwarmError."""
@@ -88,6 +90,7 @@ class StageService:
         self._spawn = spawn
         self._clock = clock
         self._reserved: dict[HopKey, int] = {}
+        self._links_awaited = 0
         self._progress = 0
         self._moved_at = self._busy_at = clock()
         self._retired: set[tuple[ModelId, LayerSpan]] = set()
@@ -139,7 +142,7 @@ class StageService:
         if session is None or self._bus.linked(session.downstream):
             self._answer(sender, opened)
         else:
-            self._spawn(self._open_downstream(session, opened))
+            self._linking(session, self._open_downstream(session, opened))
 
     def _reserve(self, admit: Admit, message: OpenSession) -> tuple[int, int]:
         """Make room; return how many tokens' KV is there, and how many of them an ended session left."""
@@ -163,7 +166,7 @@ class StageService:
         """Link to the next hop first: Opened promises that steps can be handed on."""
         node = session.downstream
         try:
-            await self._connect(node)
+            await self._link_to(node)
         except SwarmError as exc:
             log.info("no link to the next hop %s: %s", short(node), exc)
             if self._sessions.get(session.key) is session:
@@ -171,6 +174,23 @@ class StageService:
             return
         if self._sessions.get(session.key) is session:
             self._answer(session.key.origin, opened)
+
+    def _linking(self, session: HopSession | None, work: Coroutine[None, None, None]) -> None:
+        """Run what waits for a link; more than so much at once is nobody's honest wish."""
+        if self._links_awaited >= MAX_LINKS_AWAITED:
+            work.close()
+            self.counts["too_many_links"] += 1
+            if session is not None:
+                self._refuse(session, "full", "too many new links are awaited")
+            return
+        self._links_awaited += 1
+        self._spawn(work)
+
+    async def _link_to(self, node: NodeId) -> None:
+        try:
+            await self._connect(node)
+        finally:
+            self._links_awaited -= 1
 
     def _unreachable(self, session: HopSession, node: NodeId, why: SwarmError) -> None:
         """The session stays: its origin finds a way around with what it holds, or ends it."""
@@ -226,12 +246,12 @@ class StageService:
         elif self._bus.linked(decision.receiver):
             self._resend(decision)
         else:
-            self._spawn(self._resend_over_new_link(decision))
+            self._linking(None, self._resend_over_new_link(decision))
 
     async def _resend_over_new_link(self, resend: Resend) -> None:
         """A hop that is to take another's place may be one that this node has no link to yet."""
         try:
-            await self._connect(resend.receiver)
+            await self._link_to(resend.receiver)
         except SwarmError as exc:
             # The origin waits for Filled, and is late.
             log.info("no link to %s for a replay: %s", short(resend.receiver), exc)

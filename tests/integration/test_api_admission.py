@@ -81,13 +81,17 @@ async def test_the_wait_counts_against_the_timeout() -> None:
 
 async def test_more_than_may_wait_are_refused_at_once() -> None:
     front = FakeFrontDoor(script=script_of(asyncio.Event()), rooms=1)
-    async with serving(front, max_waiting=2) as served, httpx.AsyncClient(limits=LIMITS) as client:
+    async with (
+        serving(front, max_waiting=2, queue_seconds=600) as served,
+        httpx.AsyncClient(limits=LIMITS) as client,
+    ):
         calls = [asyncio.create_task(post(client, served)) for _ in range(3)]
         await eventually(lambda: len(front.generations) == 1)
         await asyncio.sleep(0.3)
         metrics = await client.get(served.url + "/metrics")
         assert "swarm_waiting_requests 2.0" in metrics.text
-        refused = await post(client, served)
+        async with asyncio.timeout(20):
+            refused = await post(client, served)
         for call in calls:
             call.cancel()
     assert refused.status_code == 429
@@ -134,6 +138,8 @@ async def test_newcomers_wait_while_an_answer_that_has_begun_lacks_room() -> Non
         call = asyncio.create_task(post(client, served))
         await asyncio.sleep(0.6)
         assert front.generations == []
+        async with asyncio.timeout(20):
+            assert (await post(client, served, timeout=0.5)).status_code == 429
         lacking = False
         assert (await call).status_code == 200
 

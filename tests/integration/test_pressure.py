@@ -10,6 +10,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -65,7 +66,7 @@ def client() -> httpx.AsyncClient:
 
 def asking(swarm: SwarmProcesses, number: int, tokens: int, *, words: int = 5, **more: Any) -> dict[str, Any]:
     prompt = " ".join(f"word{number}" for _ in range(words))
-    return body_of(swarm.model, prompt, tokens, **more)
+    return body_of(Path(swarm.model).name, prompt, tokens, **more)
 
 
 def wait_at_rest(swarm: SwarmProcesses, seconds: float = 15.0) -> float:
@@ -133,6 +134,7 @@ async def test_3_clients_that_leave_free_every_hop(tiny: SwarmProcesses, report:
         async with many.stream(
             "POST", f"{tiny.nodes[number % 2].url}/v1/chat/completions", json=asking(tiny, number, 300)
         ) as answer:
+            assert answer.status_code == 200
             async for line in answer.aiter_lines():
                 if number % 2 == 0 or "content" in line:
                     return

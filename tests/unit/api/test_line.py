@@ -50,7 +50,7 @@ def test_a_key_that_asks_for_more_at_once_gets_no_more_than_others():
         held[taken.scope] += taken.tokens
         served[taken.scope] += 1
         running.append(taken)
-    assert jain(list(served.values())) > 0.99
+    assert jain([served[scope] for scope in ("greedy", "a", "b", "c")]) > 0.99
 
 
 def test_with_a_single_room_keys_take_turns():

@@ -11,7 +11,7 @@ from swarm.config import SessionSettings
 from swarm.engine.jobs import StepResult
 from swarm.errors import BadTensorError, KVFullError, LinkDownError
 from swarm.node.meters import Meters
-from swarm.node.stage_service import BUSY_SECONDS, STUCK_SECONDS, StageService
+from swarm.node.stage_service import BUSY_SECONDS, MAX_LINKS_AWAITED, STUCK_SECONDS, StageService
 from swarm.protocol.messages import (
     Busy,
     CloseSession,
@@ -86,21 +86,23 @@ class FakeEngine:
 class Hopside:
     """A stage service on a clock of its own; ``sent`` is what left it."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, spawn: Callable[..., object] | None = None, linked: bool = True) -> None:
         self.now = 100.0
         self.engine = FakeEngine()
         self.sent: list = []
         self.unreachable: set[NodeId] = set()
-        bus = SimpleNamespace(send=self._send, linked=lambda node: True)
+        bus = SimpleNamespace(send=self._send, linked=lambda node: linked)
         self.service = StageService(
-            sessions=HopSessions(node=ME, boot=BOOT, lease_seconds=12.0, max_per_origin=8),
+            sessions=HopSessions(
+                node=ME, boot=BOOT, lease_seconds=12.0, max_per_origin=MAX_LINKS_AWAITED + 1
+            ),
             engine=self.engine,  # type: ignore[arg-type]
             bus=bus,  # type: ignore[arg-type]
             settings=SessionSettings(),
             node=ME,
             kv_share=0.5,
             connect=_never,
-            spawn=_never_spawned,
+            spawn=spawn or _never_spawned,
             clock=lambda: self.now,
             meters=Meters(),
         )
@@ -181,6 +183,19 @@ def test_an_answer_that_outgrows_a_full_engine_is_refused_and_freed(hop):
     assert [refused.code for refused in hop.messages(Refused)] == ["full"]
     assert hop.engine.closed
     assert hop.service.session_count == 0
+
+
+def test_links_to_next_hops_are_awaited_for_so_many_sessions_at_once_only():
+    awaited: list = []
+    hop = Hopside(spawn=awaited.append, linked=False)
+    for number in range(MAX_LINKS_AWAITED + 1):
+        session = SessionId(number.to_bytes(16, "big"))
+        message = OpenSession(ORIGIN, session, 1, MODEL, "bfloat16", HOPS, 0, 16, 0, 1000)
+        hop.service.on_open(ORIGIN, message)
+    assert [message.code for message in hop.messages(Refused)] == ["full"]
+    assert len(awaited) == MAX_LINKS_AWAITED
+    for work in awaited:
+        work.close()
 
 
 def test_a_draining_hop_takes_no_new_session():
