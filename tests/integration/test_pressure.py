@@ -25,14 +25,14 @@ pytestmark = [pytest.mark.processes, pytest.mark.real_model, pytest.mark.timeout
 SPANS = ("0:3", "3:6")
 SETTINGS = """
 [engine]
-kv_bytes = 12000000
+kv_bytes = 5000000
 [api]
 queue_seconds = 4.0
 send_buffer_bytes = 16384
-stalled_reader_seconds = 3.0
+stalled_reader_seconds = 15.0
 keepalive_seconds = 1.0
 """
-"""Room for about 15,000 tokens at each node, which all of these tests together need several times."""
+"""Room for about 6,500 tokens at each node, which all of these tests together need several times."""
 
 Report = Callable[[str, object], None]
 
@@ -89,10 +89,10 @@ async def test_1_of_200_streams_at_once_each_is_answered_or_told_when_to_come_ag
     tiny: SwarmProcesses, report: Report
 ):
     """F17; that keys are treated alike is test_api_admission.py's."""
-    text = await undisturbed(tiny, asking(tiny, 0, 24))
+    text = await undisturbed(tiny, asking(tiny, 0, 64))
     async with client() as many:
         answers = await asyncio.gather(
-            *(hear(many, tiny.nodes[0].url, asking(tiny, 0, 24)) for _ in range(200))
+            *(hear(many, tiny.nodes[0].url, asking(tiny, 0, 64)) for _ in range(200))
         )
     whole = [heard for heard in answers if heard.whole]
     refused = [heard for heard in answers if heard.status == 429]
@@ -159,15 +159,15 @@ def stalled(url: str, body: dict[str, Any]) -> socket.socket:
 
 
 async def test_4_readers_that_stop_reading_hold_nobody_up_and_are_cut(tiny: SwarmProcesses, report: Report):
-    """F19: their answers are computed to the end and their KV is free long before they are cut."""
+    """F19: their answers are computed to the end and their KV is free while they still are not read."""
     door = tiny.nodes[0]
-    tokens = 700
+    tokens = 600
     alone = [await _timed(tiny, number) for number in range(3)]
-    stuck = [stalled(door.url, asking(tiny, number, tokens)) for number in range(12)]
+    stuck = [stalled(door.url, asking(tiny, number, tokens)) for number in range(6)]
     try:
         beside = [await _timed(tiny, number) for number in range(3)]
         wait_at_rest(tiny, 60)
-        report("F19 answers still being written when all KV was free", _being_written(door))
+        assert _being_written(door) == len(stuck)
         report("F19 seconds for 100 tokens alone / beside", f"{min(alone):.2f} / {min(beside):.2f}")
         assert await asyncio.to_thread(_cut, stuck)
     finally:
@@ -194,8 +194,7 @@ async def _timed(swarm: SwarmProcesses, number: int) -> float:
 
 
 def _cut(connections: list[socket.socket]) -> bool:
-    """Wait until the server has given up on each, then read what is left: none is a whole answer."""
-    time.sleep(4.0)
+    """Read what is left: none is a whole answer."""
     for connection in connections:
         connection.settimeout(20)
         read = bytearray()
