@@ -85,8 +85,8 @@ GUARDS = (
     Guard(
         "a session meant for an earlier start of this node is refused",
         HOP,
-        "if hop.node != self._node or hop.boot != self._boot:",
-        "if hop.node != self._node:",
+        "if hop.node != self.node or hop.boot != self._boot:",
+        "if hop.node != self.node:",
         (f"{HOP_TESTS}::test_an_open_session_for_another_start_of_this_node_is_refused",),
     ),
     Guard(
