@@ -145,6 +145,7 @@ class Admission:
         except BaseException:
             if turn.done() and not turn.cancelled() and turn.exception() is None:
                 one.opening -= 1
+                one.line.decided(waiting, let_in=False)
             raise
         finally:
             del one.turns[waiting]
@@ -172,8 +173,12 @@ class Admission:
             one.line.put_back(waiting)
             self._pause(one)
             raise
+        except BaseException:
+            one.line.decided(waiting, let_in=False)
+            raise
         finally:
             one.opening -= 1
+        one.line.decided(waiting, let_in=True)
         one.width = min(MAX_OPENING, one.width * 2)
         return result
 
@@ -188,6 +193,7 @@ class Admission:
                 return
             turn = one.turns[taken]
             if turn.done():  # cancelled: its request is about to leave the line
+                one.line.decided(taken, let_in=False)
                 continue
             one.opening += 1
             turn.set_result(None)

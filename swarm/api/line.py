@@ -31,6 +31,8 @@ class Line:
         self._held = held
         self._waiting: dict[str, deque[Waiting]] = {}
         self._let_in: Counter[str] = Counter()
+        self._trying: Counter[str] = Counter()
+        """Tokens of those taken off, of whom it is not known yet whether there is room."""
 
     def __len__(self) -> int:
         return sum(map(len, self._waiting.values()))
@@ -52,21 +54,28 @@ class Line:
             queue.append(waiting)
 
     def take(self) -> Waiting | None:
-        """Take off who is next."""
-        scope = min(
-            self._waiting, key=lambda scope: (self._held.get(scope, 0), self._let_in[scope]), default=None
-        )
+        """Take off who is next; one of ``put_back`` and ``decided`` follows."""
+        scope = min(self._waiting, key=lambda scope: (self._holds(scope), self._let_in[scope]), default=None)
         if scope is None:
             return None
         waiting = self._waiting[scope].popleft()
-        self._let_in[scope] += waiting.tokens
+        self._trying[scope] += waiting.tokens
         self._tidy(scope)
         return waiting
 
     def put_back(self, waiting: Waiting) -> None:
-        """There was no room for who was taken: it is the first of its key again, and was let in for nothing."""
+        """There was no room for who was taken: it is the first of its key again."""
+        self.decided(waiting, let_in=False)
         self.add(waiting, first=True)
-        self._let_in[waiting.scope] -= waiting.tokens
+
+    def decided(self, waiting: Waiting, *, let_in: bool) -> None:
+        """Who was taken has found room, or is gone."""
+        self._trying[waiting.scope] -= waiting.tokens
+        if let_in:
+            self._let_in[waiting.scope] += waiting.tokens
+        if not self._waiting and not +self._trying:
+            self._let_in.clear()
+            self._trying.clear()
 
     def remove(self, waiting: Waiting) -> None:
         """Forget who waits no more; one that was taken is ignored."""
@@ -90,11 +99,12 @@ class Line:
             1 + own + sum(min(len(queue), own + 1) for name, queue in self._waiting.items() if name != scope)
         )
 
+    def _holds(self, scope: str) -> int:
+        return self._held.get(scope, 0) + self._trying[scope]
+
     def _tidy(self, scope: str) -> None:
         if not self._waiting[scope]:
             del self._waiting[scope]
-        if not self._waiting:
-            self._let_in.clear()
 
 
 @dataclass(frozen=True, slots=True)

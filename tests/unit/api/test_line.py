@@ -15,6 +15,14 @@ def jain(shares: list[int]) -> float:
     return sum(shares) ** 2 / (len(shares) * sum(share**2 for share in shares))
 
 
+def let_in(line: Line) -> Waiting | None:
+    """Take who is next, for whom there is room."""
+    taken = line.take()
+    if taken is not None:
+        line.decided(taken, let_in=True)
+    return taken
+
+
 def test_first_come_first_served_within_a_key():
     line = Line({})
     waiting = [Waiting("a", 10) for _ in range(5)]
@@ -45,7 +53,7 @@ def test_a_key_that_asks_for_more_at_once_gets_no_more_than_others():
         if len(running) == 8:
             ended = running.pop(0)
             held[ended.scope] -= ended.tokens
-        taken = line.take()
+        taken = let_in(line)
         assert taken is not None
         held[taken.scope] += taken.tokens
         served[taken.scope] += 1
@@ -57,7 +65,7 @@ def test_with_a_single_room_keys_take_turns():
     line = Line({})
     for scope in "aaaabb":
         line.add(Waiting(scope, 10))
-    order = ["" if taken is None else taken.scope for taken in (line.take() for _ in range(6))]
+    order = ["" if taken is None else taken.scope for taken in (let_in(line) for _ in range(6))]
     assert order == ["a", "b", "a", "b", "a", "a"]
 
 
@@ -66,7 +74,7 @@ def test_a_key_that_asks_for_long_answers_has_fewer_turns():
     for _ in range(30):
         line.add(Waiting("long", 300))
         line.add(Waiting("short", 100))
-    first = Counter(taken.scope for taken in (line.take() for _ in range(24)) if taken)
+    first = Counter(taken.scope for taken in (let_in(line) for _ in range(24)) if taken)
     assert (first["short"], first["long"]) == (18, 6)
 
 
@@ -75,11 +83,29 @@ def test_a_newcomer_does_not_make_up_for_the_time_it_did_not_ask():
     for _ in range(40):
         line.add(Waiting("old", 10))
     for _ in range(20):
-        line.take()
+        let_in(line)
     for _ in range(20):
         line.add(Waiting("new", 10))
-    following = Counter(taken.scope for taken in (line.take() for _ in range(10)) if taken)
+    following = Counter(taken.scope for taken in (let_in(line) for _ in range(10)) if taken)
     assert following == {"old": 5, "new": 5}
+
+
+def test_who_tried_in_vain_before_others_came_has_no_claim_for_that():
+    line = Line({})
+    for _ in range(20):
+        line.add(Waiting("early", 10))
+    trying = [line.take() for _ in range(16)]
+    for scope in "ab":
+        for _ in range(20):
+            line.add(Waiting(scope, 10))
+    for one in reversed(trying):
+        assert one is not None
+        line.put_back(one)
+    assert Counter(taken.scope for taken in (let_in(line) for _ in range(30)) if taken) == {
+        "early": 10,
+        "a": 10,
+        "b": 10,
+    }
 
 
 def test_who_found_no_room_is_first_again():
