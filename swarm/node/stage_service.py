@@ -29,7 +29,7 @@ from swarm.protocol.messages import (
 )
 from swarm.sessions.hop import HopSessions, refusal, ticket_of
 from swarm.sessions.hop_session import Admit, Ask, Drop, HopKey, HopSession, Resend, Run
-from swarm.sessions.room import Shortage, gives_way
+from swarm.sessions.room import Shortage, Turnover, gives_way
 from swarm.types import LayerSpan, ModelId, NodeId, SessionId, short
 
 if TYPE_CHECKING:
@@ -47,7 +47,6 @@ BUSY_SECONDS = 0.4
 """Origins hear that often of steps that have waited or been computed for that long."""
 STUCK_SECONDS = 10.0
 """A compute thread that finishes no step for so long is no longer called busy: its origins turn elsewhere."""
-FULL_RETRY_MILLISECONDS = 1000
 MAX_LINKS_AWAITED = 128
 """Sessions that wait for a link to their next hop, and replays for one to their receiver, at once."""
 
@@ -91,6 +90,7 @@ class StageService:
         self._clock = clock
         self._reserved: dict[HopKey, int] = {}
         self._links_awaited = 0
+        self._turnover = Turnover()
         self._progress = 0
         self._moved_at = self._busy_at = clock()
         self._retired: set[tuple[ModelId, LayerSpan]] = set()
@@ -123,9 +123,8 @@ class StageService:
                 decision.key, lambda: self._reserve(decision, message), grows=decision.known
             )
         except KVFullError as exc:
-            self._answer(
-                sender, refusal(message, "full", str(exc), retry_milliseconds=FULL_RETRY_MILLISECONDS)
-            )
+            retry = self._turnover.retry_milliseconds(self._clock())
+            self._answer(sender, refusal(message, "full", str(exc), retry_milliseconds=retry))
             return
         except ModelError as exc:
             self._answer(sender, refusal(message, "no_model", str(exc)))
@@ -264,6 +263,7 @@ class StageService:
     def on_close(self, sender: NodeId, message: CloseSession) -> None:
         for session in self._sessions.close(sender, message):
             if self._reserved.pop(session.key, None) is not None:
+                self._turnover.ended(self._clock())
                 self._engine.close(session.key, message.blocks[: session.settled // PREFIX_BLOCK_TOKENS])
 
     # --- results ---
@@ -396,6 +396,7 @@ class StageService:
     def _release(self, keys: list[HopKey]) -> None:
         for key in keys:
             if self._reserved.pop(key, None) is not None:
+                self._turnover.ended(self._clock())
                 self._engine.close(key)
 
     def _resend(self, resend: Resend) -> None:

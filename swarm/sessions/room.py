@@ -13,6 +13,12 @@ from swarm.sessions.hop_session import HopKey
 from swarm.types import NodeId
 
 
+SMOOTHING = 0.2
+FIRST_RETRY_MILLISECONDS = 1000
+MIN_RETRY_MILLISECONDS = 100
+MAX_RETRY_MILLISECONDS = 60_000
+
+
 @dataclass(frozen=True, slots=True)
 class Shortage:
     """A session asks for so many bytes more; ``grows`` if it has begun."""
@@ -20,6 +26,28 @@ class Shortage:
     key: HopKey
     wanted_bytes: int
     grows: bool
+
+
+class Turnover:
+    """How often a session ends at this hop, and so when room may be expected."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        self._gap_seconds: float | None = None
+
+    def ended(self, now: float) -> None:
+        if self._last is not None:
+            gap = now - self._last
+            known = self._gap_seconds
+            self._gap_seconds = gap if known is None else known + SMOOTHING * (gap - known)
+        self._last = now
+
+    def retry_milliseconds(self, now: float) -> int:
+        """Return the usual time between two ends, or what has passed since the last if that is more."""
+        if self._last is None:
+            return FIRST_RETRY_MILLISECONDS
+        seconds = max(self._gap_seconds or 0.0, now - self._last)
+        return min(MAX_RETRY_MILLISECONDS, max(MIN_RETRY_MILLISECONDS, round(seconds * 1000)))
 
 
 def gives_way(need: Shortage, held: dict[HopKey, int], *, own: NodeId, share_bytes: float) -> HopKey | None:

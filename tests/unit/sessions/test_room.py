@@ -6,7 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.sessions.hop_session import HopKey
-from swarm.sessions.room import Shortage, gives_way
+from swarm.sessions.room import (
+    FIRST_RETRY_MILLISECONDS,
+    MAX_RETRY_MILLISECONDS,
+    Shortage,
+    Turnover,
+    gives_way,
+)
 from swarm.types import NodeId, SessionId
 
 OWN, ANNA, BEN = NodeId("own"), NodeId("anna"), NodeId("ben")
@@ -62,3 +68,13 @@ def test_whoever_grows_the_oldest_goes_on(sizes: list[tuple[NodeId, int]]):
     for need in list(held):
         if need != oldest:
             assert ends(held, need, grows=True) != oldest
+
+
+def test_room_is_expected_as_often_as_sessions_have_ended():
+    turnover = Turnover()
+    assert turnover.retry_milliseconds(0.0) == FIRST_RETRY_MILLISECONDS
+    for second in range(0, 30, 3):
+        turnover.ended(float(second))
+    assert turnover.retry_milliseconds(27.5) == 3000
+    assert turnover.retry_milliseconds(37.0) == 10_000
+    assert turnover.retry_milliseconds(1e6) == MAX_RETRY_MILLISECONDS
