@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from swarm.sessions.hop_session import HopKey
 from swarm.types import NodeId
 
-
 SMOOTHING = 0.2
 FIRST_RETRY_MILLISECONDS = 1000
 MIN_RETRY_MILLISECONDS = 100
