@@ -197,7 +197,8 @@ async def _timed(swarm: SwarmProcesses, number: int) -> float:
 def _cut(connections: list[socket.socket]) -> bool:
     """Read what is left: none is a whole answer."""
     for connection in connections:
-        connection.settimeout(20)
+        # A window that was shut for long opens at the sender's next probe, which may be half a minute away.
+        connection.settimeout(60)
         read = bytearray()
         try:
             while data := connection.recv(65536):
