@@ -167,6 +167,25 @@ def add_round(residual, added, added_like, out, out_like, count):
 
 
 @njit(**_FAST)
+def product_of_codes(x, codes, scales, out, shape):
+    """out = x @ (codes * scales).T for few rows: ``shape`` is rows, outputs, inputs; codes int8 [outputs, inputs].
+
+    The others are float32. One thread reads each row of codes once, as it lies in memory.
+    """
+    rows, outputs, inputs = shape
+    factors = carray(_pointer(scales), outputs, np.float32)
+    for output in range(outputs):
+        row_of_codes = carray(_pointer(codes), (output + 1) * inputs, np.int8)[output * inputs :]
+        for row in range(rows):
+            values = carray(_pointer(x), (row + 1) * inputs, np.float32)[row * inputs :]
+            result = carray(_pointer(out), rows * outputs, np.float32)
+            total = _ZERO
+            for i in range(inputs):
+                total += values[i] * np.float32(row_of_codes[i])
+            result[row * outputs + output] = total * factors[output]
+
+
+@njit(**_FAST)
 def gate(gate_up, like, out, out_like, rows, size):
     """out = silu(gate) * up, for rows of ``size`` gates followed by as many ups."""
     for row in range(rows):

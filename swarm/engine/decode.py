@@ -244,7 +244,9 @@ def proved(
     try:
         span = CompiledSpan(layers, base.rotary_emb, hidden_size, dtype)
         if _Proof(base, layout, hidden_size, dtype).holds(span):
-            return span
+            return CompiledSpan(
+                layers, base.rotary_emb, hidden_size, dtype
+            )  # the proof ran on another thread
     except (
         NumbaError,
         RuntimeError,

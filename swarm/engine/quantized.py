@@ -17,17 +17,25 @@ from torch import nn
 from torch.nn import functional
 
 from swarm.engine.experts import stacked_matrices
-from swarm.engine.kernels import ByRows, Kernel, Maker, checked, plain, product
+from swarm.engine.kernels import ByRows, InSingle, Kernel, Maker, checked, plain, product
 from swarm.engine.nf4 import by_bitsandbytes
 from swarm.errors import EngineError
 from swarm.models.quantization import GROUP, matrix_bytes
 from swarm.types import QUANTIZATIONS
+
+try:
+    from swarm.engine import compiled
+except ImportError:  # a platform that Numba has no build for
+    compiled = None  # type: ignore[assignment]
 
 _SHAPE_UNIT = 16
 """torch's kernels for codes read blocks of so many rows and columns, and crash on others instead of refusing them."""
 
 _FEW_ROWS = {"int8": 2, "int4": 4}
 """Up to so many rows the kernels for codes are no slower than prepacked products with unpacked weights."""
+
+_COMPILED_ROWS = 2
+"""Up to so many rows the compiled product, bound by the codes' way through memory, is the fastest on one thread."""
 
 _UNPACK_ROWS = 8
 """From so many rows on, unpacking int8 weights for one product is no slower than the kernel for codes."""
@@ -178,16 +186,49 @@ def _quantized(weight: torch.Tensor, bias: torch.Tensor | None, *, bits: int, se
     codes = quantised(weight, bits)
     native = _native_eight if bits == 8 else _native_four
     few: Kernel | None = None
+    rest: Kernel
     unpacked: torch.Tensor | None = None
     if _has_native(weight) and native_is_faster(bits, weight.dtype):
         unpacked = codes.dequantised()
         few = checked(lambda _, b: native(codes, b), plain(unpacked, bias), unpacked, bias)
     if few is None:
-        return _unpacking(codes, bias)
-    if second_copy and unpacked is not None:
-        return ByRows(few, _FEW_ROWS[f"int{bits}"], product(unpacked, bias))
-    # Unpacking 4 bits would need the codes in a second order: that memory is what they are meant to save.
-    return few if bits == 4 else ByRows(few, _UNPACK_ROWS - 1, _unpacking(codes, bias))
+        rest = _unpacking(codes, bias)
+    elif second_copy and unpacked is not None:
+        rest = ByRows(few, _FEW_ROWS[f"int{bits}"], product(unpacked, bias))
+    else:
+        # Unpacking 4 bits would need the codes in a second order: that memory is what they are meant to save.
+        rest = few if bits == 4 else ByRows(few, _UNPACK_ROWS - 1, _unpacking(codes, bias))
+    return rest if bits == 4 else _with_compiled(codes, bias, rest)
+
+
+class _OnOneThread(ByRows):
+    """A kernel of one thread for few rows, where the caller has no more than that."""
+
+    def best_for(self, rows: int) -> Kernel:
+        return super().best_for(rows) if torch.get_num_threads() == 1 else self._many
+
+
+def _with_compiled(codes: Codes, bias: torch.Tensor | None, rest: Kernel) -> Kernel:
+    """Return ``rest``, but for the fewest rows a compiled product, if there is one here and it gives the same."""
+    if compiled is None or codes.values.device.type != "cpu" or codes.scales.dtype == torch.float16:
+        return rest
+    outputs, inputs = codes.values.shape
+    values, scales = codes.values.contiguous(), codes.scales.float()
+    added = None if bias is None else bias.float()
+
+    def product_compiled(x: torch.Tensor) -> torch.Tensor:
+        rows = x.contiguous()
+        out = torch.empty(*x.shape[:-1], outputs)
+        shape = (out.numel() // outputs, outputs, inputs)
+        compiled.product_of_codes(
+            rows.data_ptr(), values.data_ptr(), scales.data_ptr(), out.data_ptr(), shape
+        )
+        return out if added is None else out.add_(added)
+
+    weight = codes.dequantised()
+    dtype = codes.scales.dtype
+    few = checked(lambda *_: InSingle(product_compiled, dtype), plain(weight, bias), weight, bias)
+    return rest if few is None else _OnOneThread(few, _COMPILED_ROWS, rest)
 
 
 def _has_native(weight: torch.Tensor) -> bool:

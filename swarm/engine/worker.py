@@ -75,12 +75,17 @@ class Engine:
         self._highest: dict[SequenceKey, int] = {}
         self._loading = asyncio.Lock()
         self._crash: BaseException | None = None
+        self._deliver: Callable[[list[Result]], None] | None = None
 
     # Life
 
-    def start(self) -> None:
-        """Start the compute thread; must be called inside a running event loop."""
+    def start(self, deliver: Callable[[list[Result]], None] | None = None) -> None:
+        """Start the compute thread; must be called inside a running event loop.
+
+        With ``deliver``, which is called on the loop, batches go there at once instead of coming out of ``results``.
+        """
         self._loop = asyncio.get_running_loop()
+        self._deliver = deliver
         self._thread = threading.Thread(target=self._run, name="swarm-compute", daemon=True)
         self._thread.start()
 
@@ -266,14 +271,14 @@ class Engine:
         self._commands.put(lambda core: core.submit(job, now))
 
     async def results(self) -> AsyncIterator[list[Result]]:
-        """Yield one list for each finished batch, until the engine closes.
+        """Yield one list for each finished batch that ``deliver`` does not take, until the engine closes.
 
-        Raises EngineError when the compute thread died.
+        Raises EngineError when the compute thread or ``deliver`` failed.
         """
         while (batch := await self._results.get()) is not None:
             yield batch
         if self._crash is not None:
-            raise EngineError(f"the compute thread died: {self._crash!r}") from self._crash
+            raise EngineError(f"the engine stopped: {self._crash!r}") from self._crash
 
     def free_kv_tokens(self, model: ModelId, span: LayerSpan) -> int:
         """Return the tokens one more sequence through ``span`` could surely reserve. Raises ModelError."""
@@ -363,7 +368,19 @@ class Engine:
 
     def _post(self, batch: list[Result] | None) -> None:
         if self._loop is not None and (batch is None or batch) and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._results.put_nowait, batch)
+            self._loop.call_soon_threadsafe(self._arrived, batch)
+
+    def _arrived(self, batch: list[Result] | None) -> None:
+        """Hand a batch on, in the very turn of the loop that the compute thread woke it for."""
+        if batch is None or self._deliver is None:
+            self._results.put_nowait(batch)
+            return
+        try:
+            self._deliver(batch)
+        except BaseException as exc:
+            self._crash = exc
+            self._results.put_nowait(None)
+            raise
 
 
 def default_kv_bytes() -> int:

@@ -5,8 +5,8 @@ Of the messages it knows one thing: OpenSession begins a conversation, so it is 
 
 from __future__ import annotations
 
-import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,7 @@ MOST_WAITING = 64
 
 
 class Bus:
-    """Frames to others go to the network, to oneself to ``deliver`` on the loop's next turn, in order.
+    """Frames to others go to the network, to oneself to ``deliver``: in order, one after the other.
 
     ``connect`` opens a link or raises SwarmError; ``unreachable`` is told of a node that none could be opened to.
     """
@@ -47,7 +47,8 @@ class Bus:
         self._connect = connect
         self._unreachable = unreachable
         self._spawn = spawn
-        self._loop = asyncio.get_running_loop()
+        self._own: deque[tuple[AnyMessage, memoryview]] = deque()
+        self._delivering = False
         self._waiting: dict[NodeId, list[tuple[AnyMessage, Payload]]] = {}
 
     def send(self, node: NodeId, message: AnyMessage, payload: Payload = b"") -> None:
@@ -57,7 +58,8 @@ class Bus:
         """
         waiting = self._waiting.get(node)
         if node == self._node:
-            self._loop.call_soon(self._deliver, node, message, memoryview(payload))
+            self._own.append((message, memoryview(payload)))
+            self._drain()
         elif waiting is not None:
             if len(waiting) >= MOST_WAITING:
                 raise LinkDownError(node, "its link does not open")
@@ -79,6 +81,16 @@ class Bus:
             self._unreachable(node)
         else:
             del self._waiting[node]
+
+    def _drain(self) -> None:
+        if self._delivering:
+            return
+        self._delivering = True
+        try:
+            while self._own:
+                self._deliver(self._node, *self._own.popleft())
+        finally:
+            self._delivering = False
 
     def linked(self, node: NodeId) -> bool:
         return node == self._node or self._network.linked(node)

@@ -200,14 +200,24 @@ class RunningGeneration:
     # --- effects ---
 
     def pump(self) -> None:
-        """Carry out the core's effects; those may cause more, which follow in order."""
+        """Carry out the core's effects; those may cause more, which follow in order.
+
+        The step that follows a token is sent before the token is told, so that hops compute meanwhile.
+        """
         if self._pumping:
             return
         self._pumping = True
         try:
             while effects := self.core.effects():
+                tokens: list[Emit[object]] = []
                 for effect in effects:
+                    if isinstance(effect, Emit):
+                        tokens.append(effect)
+                        continue
+                    if isinstance(effect, Finish | Fail):
+                        self._emit_all(tokens)
                     self._carry_out(effect)
+                self._emit_all(tokens)
         finally:
             self._pumping = False
 
@@ -230,8 +240,6 @@ class RunningGeneration:
         elif isinstance(effect, Embed):
             tag = OriginTag(self.session, effect.epoch)
             self._around.submit(EmbedJob(self.core.request.model, effect.tokens, effect.dtype, tag=tag))
-        elif isinstance(effect, Emit):
-            self._emit(effect)
         elif isinstance(effect, FindPath):
             self._find_path(effect)
         elif isinstance(effect, Shun):
@@ -272,6 +280,11 @@ class RunningGeneration:
             self._around.meters.failed_over()
             route = ", ".join(str(hop) for hop in self.route)
             log.info("an answer goes on after %d tokens over %s", self._stats.completion_tokens, route)
+
+    def _emit_all(self, tokens: list[Emit[object]]) -> None:
+        for emit in tokens:
+            self._emit(emit)
+        tokens.clear()
 
     def _emit(self, emit: Emit[object]) -> None:
         if not self._stats.completion_tokens:

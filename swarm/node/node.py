@@ -46,6 +46,7 @@ from swarm.types import Address, BootId, LayerSpan, ModelId, NodeId, short
 
 if TYPE_CHECKING:
     from swarm.config import Config
+    from swarm.engine.core import Result
     from swarm.models.progress import Progress
     from swarm.node.keystore import Keystore, NodeIdentity
 
@@ -253,7 +254,7 @@ class Node:
 
         ``on_listening`` is told the address that other nodes reach, with the port that was bound.
         """
-        self._engine.start()
+        self._engine.start(self._computed)
         doors = Doors(self, self._config.api, open_front_door, self._door_moved)
         control = ControlServer(self._keystore.folder, self._controls(doors).handle)
         try:
@@ -367,12 +368,16 @@ class Node:
     # --- tasks ---
 
     async def _results(self) -> None:
+        """Results come to ``_computed``; what is left is the engine's end, which is the node's if it failed."""
         async for batch in self._engine.results():
-            for result in batch:
-                if isinstance(result, StepResult):
-                    self._stage.on_result(result)
-                else:
-                    self._origin.computed(result)
+            self._computed(batch)
+
+    def _computed(self, batch: list[Result]) -> None:
+        for result in batch:
+            if isinstance(result, StepResult):
+                self._stage.on_result(result)
+            else:
+                self._origin.computed(result)
 
     async def _ticks(self) -> None:
         while True:

@@ -135,3 +135,18 @@ def test_only_linear_layers_count_as_quantised():
 def test_unknown_ways_to_quantise_are_refused():
     with pytest.raises(EngineError, match="int3"):
         quantized.maker("int3", second_copy=False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_one_thread_multiplies_few_rows_by_codes_of_8_bits_in_a_compiled_product(dtype, monkeypatch):
+    pytest.importorskip("swarm.engine.compiled")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+    bias = matrix(1, 48, dtype, 1)[0]
+    kernel = quantized.maker("int8", second_copy=False)(matrix(48, 64, dtype), bias)
+    wanted = quantized.quantised(matrix(48, 64, dtype), 8).dequantised()
+    for rows in (1, 2):
+        run, in_single = kernels.best_for(kernel, rows)
+        x = matrix(rows, 64, torch.float32, rows)
+        assert in_single
+        assert relative_error(run(x), functional.linear(x, wanted.float(), bias.float())) < 1e-3
+    assert not kernels.best_for(kernel, 3)[1]
