@@ -76,6 +76,7 @@ class Engine:
         self._loading = asyncio.Lock()
         self._crash: BaseException | None = None
         self._deliver: Callable[[list[Result]], None] | None = None
+        self._submitted: list[StepJob | EmbedJob | SampleJob] = []
 
     # Life
 
@@ -212,10 +213,10 @@ class Engine:
         self._highest[key] = opening.hit_tokens
         source, tokens, hit = opening.source, opening.tokens, opening.hit_tokens
         if source is None:
-            self._commands.put(lambda core: core.open(key, stage, span, tokens, kv_tokens))
+            self._command(lambda core: core.open(key, stage, span, tokens, kv_tokens))
         else:
             taken = opening.take_over
-            self._commands.put(
+            self._command(
                 lambda core: core.open_from(key, source, tokens, kv_tokens, length=hit, take_over=taken)
             )
         return hit
@@ -224,7 +225,7 @@ class Engine:
         """Reserve room for ``kv_tokens`` in all. Raises KVFullError, EngineError for a key that isn't open."""
         tokens, evicted = self._cache.reserve(key, self._layout_of(key), kv_tokens)
         self._end(evicted)
-        self._commands.put(lambda core: core.grow(key, tokens))
+        self._command(lambda core: core.grow(key, tokens))
 
     def truncate(self, key: SequenceKey, length: int) -> None:
         """Forget all tokens from ``length`` on, after the steps submitted before. Raises EngineError."""
@@ -232,7 +233,7 @@ class Engine:
             raise EngineError(
                 f"can't go back to token {length}: only tokens from {self.floor(key)} on are held"
             )
-        self._commands.put(lambda core: core.truncate(key, length))
+        self._command(lambda core: core.truncate(key, length))
 
     def floor(self, key: SequenceKey) -> int:
         """Return the shortest length, beside 0, that ``truncate`` can reach: windows and states forget."""
@@ -253,22 +254,43 @@ class Engine:
             self._end(evicted)
         if kept is None:
             self._cache.release(key)
-            self._commands.put(lambda core: core.close(key))
+            self._command(lambda core: core.close(key))
         else:
             kept_key, tokens = kept
-            self._commands.put(lambda core: core.keep(key, kept_key, tokens))
+            self._command(lambda core: core.keep(key, kept_key, tokens))
 
     def _end(self, keys: Iterable[SequenceKey]) -> None:
         """Free kept sequences that had to make room."""
         for key in keys:
-            self._commands.put(lambda core, key=key: core.close(key))  # type: ignore[misc]
+            self._command(lambda core, key=key: core.close(key))  # type: ignore[misc]
 
     def submit(self, job: StepJob | EmbedJob | SampleJob) -> None:
-        """Queue ``job``; its result comes out of ``results``, with an error in it if it can't be done."""
+        """Queue ``job``; its result comes out of ``results``, with an error in it if it can't be done.
+
+        All jobs of one turn of the event loop reach the compute thread together, so that they share a batch.
+        """
         if isinstance(job, StepJob) and job.key in self._highest:
             self._highest[job.key] = max(self._highest[job.key], job.position + job.count)
+        if not self._submitted and self._loop is not None:
+            self._loop.call_soon(self._flush)
+        self._submitted.append(job)
+
+    def _flush(self) -> None:
+        jobs, self._submitted = self._submitted, []
+        if not jobs:
+            return
         now = time.perf_counter()
-        self._commands.put(lambda core: core.submit(job, now))
+
+        def submit_all(core: ComputeCore) -> None:
+            for job in jobs:
+                core.submit(job, now)
+
+        self._commands.put(submit_all)
+
+    def _command(self, command: Command) -> None:
+        """Queue ``command`` behind the jobs submitted before it."""
+        self._flush()
+        self._commands.put(command)
 
     async def results(self) -> AsyncIterator[list[Result]]:
         """Yield one list for each finished batch that ``deliver`` does not take, until the engine closes.
@@ -298,7 +320,7 @@ class Engine:
             kv_used_bytes=self._budget.used_bytes,
             sequences=len(self._budget) - len(self._cache),
             kv_kept_bytes=self._cache.kept_bytes,
-            queued_jobs=self._core.queued + self._commands.qsize(),
+            queued_jobs=self._core.queued + self._commands.qsize() + len(self._submitted),
             steps=counters.steps,
             rows=counters.rows,
             busy_seconds=counters.busy_seconds,
@@ -334,7 +356,7 @@ class Engine:
             except EngineError as exc:
                 done.set_exception(exc)
 
-        self._commands.put(run)
+        self._command(run)
         return await asyncio.wrap_future(done)
 
     def _run(self) -> None:
@@ -377,6 +399,7 @@ class Engine:
             return
         try:
             self._deliver(batch)
+            self._flush()
         except BaseException as exc:
             self._crash = exc
             self._results.put_nowait(None)

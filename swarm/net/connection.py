@@ -20,6 +20,8 @@ from swarm.types import Address
 LIVE_READ_BYTES = 256 * 1024
 _EARLY_READ_BYTES = 4 * 1024
 _CLOSE_SECONDS = 1.0
+_HELD_BYTES = 32 * 1024
+"""Frames of so many bytes don't wait for others of the same turn of the event loop."""
 
 
 class ConnectionEndedError(Exception):
@@ -59,6 +61,7 @@ class Connection(asyncio.BufferedProtocol):
         self._failure: ProtocolError | ConnectionEndedError | None = None
         self._close_timer: asyncio.TimerHandle | None = None
         self._writing_paused = False
+        self._held_bytes = 0
         self.closing = False
         """Frames are neither taken nor sent any more."""
         self.closed: asyncio.Future[None] = self._loop.create_future()
@@ -115,10 +118,18 @@ class Connection(asyncio.BufferedProtocol):
             self._transport.resume_reading()
 
     def write(self, frame: bytes) -> None:
-        """Send one binary frame in one TLS write; dropped once the connection is closing."""
-        if not self.closing and self._wire.open:
-            self._wire.send(frame)
-            self._flush()
+        """Send one binary frame; dropped once the connection is closing.
+
+        The small frames of one turn of the event loop leave in one write, at its end: they arrive together too.
+        """
+        if self.closing or not self._wire.open:
+            return
+        self._wire.send(frame)
+        self._held_bytes += len(frame)
+        if self._held_bytes >= _HELD_BYTES:
+            self._flush()  # else nobody would notice that the socket takes no more
+        elif self._held_bytes == len(frame):
+            self._loop.call_soon(self._flush)
 
     def close(self, code: int) -> None:
         """Send a close frame, then end the connection within a second."""
@@ -226,6 +237,7 @@ class Connection(asyncio.BufferedProtocol):
             self._sink.ended(failure.reason, failure.code)
 
     def _flush(self) -> None:
+        self._held_bytes = 0
         try:
             data = self._wire.outgoing()
         except ssl.SSLError as exc:

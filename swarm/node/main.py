@@ -38,6 +38,7 @@ async def run_node(
     """
     node = Node(config, keystore, identity, announce, progress)
     loop = asyncio.get_running_loop()
+    sys.setswitchinterval(SWITCH_SECONDS)
 
     def on_signal(_number: int, _frame: object) -> None:
         loop.call_soon_threadsafe(node.stop)
