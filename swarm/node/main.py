@@ -18,6 +18,11 @@ if TYPE_CHECKING:
     from swarm.types import Address
 
 
+SWITCH_SECONDS = 0.0002
+"""How long a thread that wants the interpreter waits for it: Python's 5 ms are a quarter of a token, and the compute
+thread wants it several times a layer."""
+
+
 async def run_node(
     config: Config,
     keystore: Keystore,
