@@ -7,7 +7,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from swarm.errors import DialError, LinkDownError, PeerError, ProtocolError
+from swarm.errors import AuthenticationError, DialError, LinkDownError, PeerError, ProtocolError, SwarmError
 from swarm.gossip.effects import (
     Abort,
     Close,
@@ -22,6 +22,7 @@ from swarm.gossip.effects import (
 )
 from swarm.gossip.member import Health
 from swarm.gossip.membership import Membership
+from swarm.protocol.limits import CloseCode
 from swarm.types import Address, NodeId, short
 
 if TYPE_CHECKING:
@@ -154,9 +155,16 @@ class GossipLoop:
                 self.membership.dial_failed(address, effect.expected, self._clock())
             self._report(address, str(exc))
             self.flush()
+            self._note_duplicate(exc)
         else:
             self.membership.dial_succeeded(address, node)
             self._refused.pop(address, None)
+
+    def _note_duplicate(self, error: SwarmError) -> None:
+        """A newcomer whose key is in use is the copy. Who has links is not told so by a single member."""
+        duplicate = isinstance(error, AuthenticationError) and error.close_code == CloseCode.DUPLICATE
+        if duplicate and not self._network.links():
+            self._on_duplicate(str(error))
 
     def _report(self, address: Address, reason: str) -> None:
         """Say why an address can't be joined, once for each new reason."""

@@ -6,7 +6,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 
 from swarm.config import GossipSettings, NetSettings
 from swarm.errors import SwarmError
@@ -109,7 +109,7 @@ class GossipNode:
     def received(self, node: NodeId, message: AnyMessage, payload: memoryview) -> None:
         self.loop.received(node, message)
 
-    def _spawn(self, work: Awaitable[None]) -> None:
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
         async def carry_out() -> None:
             try:
                 await work
@@ -119,6 +119,7 @@ class GossipNode:
         task = asyncio.create_task(carry_out(), name="gossip work")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        task.add_done_callback(lambda _: work.close())
 
 
 async def gossiping(count: int, make: Callable[[int], GossipNode], entrances: int = 3) -> list[GossipNode]:
