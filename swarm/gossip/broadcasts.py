@@ -15,6 +15,9 @@ from swarm.types import NodeId
 
 RELAY_FANOUT = 8
 LOAD_FANOUT = 1
+OVERLAY_LOAD_FANOUT = 3
+"""In a mesh the subject tells everybody itself. In a simulated overlay of 100, passing on to 1 brought a load record to
+39 to 63 members within a second, to 3 to 97 for twice the bytes, to 8 (all) to 100 for five times."""
 GATHER_SECONDS = 0.02
 """News waits that long for company: a joining swarm then sends few messages instead of thousands."""
 MAX_GOSSIP_BYTES = 48 * 1024

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from swarm.errors import ProtocolError
 from swarm.gossip.anti_entropy import digests, lacking
-from swarm.gossip.broadcasts import LOAD_FANOUT, RELAY_FANOUT, News, packed
+from swarm.gossip.broadcasts import LOAD_FANOUT, OVERLAY_LOAD_FANOUT, RELAY_FANOUT, News, packed
 from swarm.gossip.core import Core
 from swarm.gossip.detector import Detector
 from swarm.gossip.effects import OwnIdentityElsewhere
@@ -136,7 +136,8 @@ class Exchange:
             return
         merged, node = core.table.merge_load(signed, now)
         if merged is Merged.NEWER:
-            news = News(signed, LOAD_FANOUT, knowing=frozenset({sender, node}))
+            fanout = OVERLAY_LOAD_FANOUT if core.partial else LOAD_FANOUT
+            news = News(signed, fanout, knowing=frozenset({sender, node}))
             core.broadcasts.add(("load", node), news, now)
             core.changed(node)
 

@@ -63,6 +63,7 @@ class Process:
         log: Callable[[str, str], None],
         carries: Callable[[NodeId], bool] = lambda _: False,
         wire: bool = True,
+        clock_offset: float = 0.0,
         key: NodeKey | None = None,
         address: str | None = None,
     ) -> None:
@@ -79,6 +80,7 @@ class Process:
         self.identity_elsewhere = False
         self.protocol_errors: list[str] = []
         self._wire = wire
+        self._clock_offset = clock_offset
         self._scheduler = scheduler
         self._network = network
         self._log = log
@@ -91,7 +93,7 @@ class Process:
             settings=settings,
             incarnation=disk.get("incarnation", 0) + 1,
             rng=random.Random(f"{name} {life} {seed}"),
-            now=scheduler.now,
+            now=self._now(),
             carries=carries,
         )
         network.listen(str(self.address), self)
@@ -106,10 +108,14 @@ class Process:
         if self.paused:
             self._inbox.append(lambda: self.act(action))
             return
-        action(self._scheduler.now)
+        action(self._now())
         for effect in self.membership.effects():
             self._execute(effect)
         self._plan_tick()
+
+    def _now(self) -> float:
+        """What this process's own clock says."""
+        return self._scheduler.now + self._clock_offset
 
     def pause(self) -> None:
         """Stand still, as under SIGSTOP: the kernel goes on accepting what arrives."""
@@ -171,7 +177,7 @@ class Process:
             sender, decoded = peer, from_wire(message) if self._wire else message
             if isinstance(decoded, Heartbeat) and self.running and not self.paused:
                 # It never brings a timer forward by more than a beat: no need to plan anew.
-                self.membership.receive(sender.key.node_id, decoded, self._scheduler.now)
+                self.membership.receive(sender.key.node_id, decoded, self._now())
                 if self.membership.pending:
                     self.act(lambda _: None)
             else:
@@ -254,7 +260,7 @@ class Process:
         return self._by_node.get(node)
 
     def _plan_tick(self) -> None:
-        wakeup = max(self.membership.wakeup(), self._scheduler.now + 0.0005)
+        wakeup = max(self.membership.wakeup() - self._clock_offset, self._scheduler.now + 0.0005)
         if wakeup < self._wakeup:
             self._wakeup = wakeup
             self._scheduler.at(wakeup, lambda: self._tick(wakeup))

@@ -108,6 +108,23 @@ def test_in_an_overlay_a_broken_link_kills_neither_end():
     assert degrees(world)[0] >= FEWEST - 1
 
 
+def test_in_an_overlay_a_changed_load_is_known_to_nearly_all_within_a_second():
+    world = large_swarm(60)
+    world.run(3.0)
+    busy = world.processes["n7"]
+    figures = {"sessions": 1, "tokens_per_second": 1.0, "rss_bytes": 1, "spans": ()}
+    busy.act(lambda now: busy.membership.update_load(now, queued_rows=77, **figures))
+    world.run(1.3)
+    seen = [world.seen(process.name, "n7") for process in world.alive()]
+    assert (
+        sum(
+            member is not None and member.load is not None and member.load.queued_rows == 77
+            for member in seen
+        )
+        >= 54
+    )
+
+
 def test_an_overlay_cut_in_two_for_a_minute_agrees_within_five_seconds_of_healing():
     world = large_swarm(60)
     one, other = [f"n{i}" for i in range(30)], [f"n{i}" for i in range(30, 60)]

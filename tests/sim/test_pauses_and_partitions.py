@@ -141,6 +141,37 @@ def test_the_newcomer_of_two_processes_with_one_key_notices_and_the_other_stays(
     assert world.all_see("n2", Health.ALIVE)
 
 
+def test_clocks_that_are_off_by_hours_change_nothing():
+    def history(offsets: list[float]) -> list[str]:
+        world = World(1, conditions=Conditions(delay_seconds=0.03, loss=0.02))
+        for number, offset in enumerate(offsets):
+            world.start(f"n{number}", bootstrap=["n0"] if number else [], clock_offset=offset)
+        joined(world, len(offsets))
+        world.processes["n1"].kill()
+        world.run_until(lambda: world.all_see("n1", Health.DEAD), 6.0)
+        return [line.split(" ", 1)[1] for line in world.history if " DEAD " in line or "SUSPECT" in line]
+
+    told = history([0.0] * 5)
+    assert told
+    assert sorted(history([0.0, 3600.0, -1800.0, 7200.0, 90000.0])) == sorted(told)
+
+
+def test_a_node_that_comes_and_goes_disturbs_only_itself():
+    world = swarm_of(8)
+    flapping = world.processes["n3"].key.node_id[:8]
+    for _ in range(12):
+        world.processes["n3"].kill()
+        world.run(2.0)
+        world.start("n3", bootstrap=["n0"])
+        world.run(3.0)
+    world.run_until(lambda: world.all_see("n3", Health.ALIVE) and world.converged(), 10.0)
+    blamed = [
+        line for line in world.ever(" SUSPECT ") + world.ever(" DEAD ") if f"sees {flapping}" not in line
+    ]
+    assert blamed == []
+    assert not world.processes["n3"].identity_elsewhere
+
+
 @pytest.mark.parametrize("seed", [1, 2])
 def test_one_seed_gives_one_history(seed: int):
     def history() -> list[str]:

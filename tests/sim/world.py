@@ -48,6 +48,7 @@ class World:
         bootstrap: Iterable[str] = (),
         key: NodeKey | None = None,
         address: str | None = None,
+        clock_offset: float = 0.0,
     ) -> Process:
         """Start a process, or start it again with what is on its disk."""
         self._lives[name] = self._lives.get(name, 0) + 1
@@ -64,6 +65,7 @@ class World:
             carries=lambda node: any(key_of(peer).node_id == node for peer in self.carrying.get(name, ())),
             key=key,
             address=address,
+            clock_offset=clock_offset,
         )
         addresses = tuple(self.processes[other].address for other in bootstrap)
         self.processes[name] = process
