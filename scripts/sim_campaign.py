@@ -4,6 +4,7 @@
     scripts/sim_campaign.py --seeds 1000                    20 nodes, 2 virtual minutes each
     scripts/sim_campaign.py --seeds 50 --seconds 600        ten virtual minutes
     scripts/sim_campaign.py --large 1000                    a swarm of a thousand that forms at once
+    scripts/sim_campaign.py --sockets 100                   no simulation: nodes with real sockets in one process
 
 Results are kept in --results, one line a seed: what is there is not run again, so a campaign may be run in pieces
 (--for SECONDS ends one). A seed that failed is run again alone with --first SEED --seeds 1 --again.
@@ -12,6 +13,7 @@ Results are kept in --results, one line a seed: what is there is not run again, 
 from __future__ import annotations
 
 import argparse
+import asyncio
 import gc
 import hashlib
 import importlib
@@ -37,6 +39,8 @@ def main(arguments: list[str]) -> int:
     sys.path.insert(0, str(ROOT))
     if options.large:
         return _large(options.large, options.first)
+    if options.sockets:
+        return _sockets(options.sockets)
     results = Path(options.results)
     done = {} if options.again else _read(results)
     wanted = list(_wanted(options))
@@ -67,6 +71,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--results", default="build/sim_campaign.jsonl", help="what was run already")
     parser.add_argument("--again", action="store_true", help="run the seeds although they were run")
     parser.add_argument("--large", type=int, default=0, metavar="NODES", help="form one large swarm instead")
+    parser.add_argument(
+        "--sockets", type=int, default=0, metavar="NODES", help="join gossip-only nodes instead"
+    )
     return parser.parse_args(arguments)
 
 
@@ -128,6 +135,18 @@ def _large(nodes: int, seed: int) -> int:
         f"{nodes} nodes: every node holds every record after {formed.seconds:.2f} virtual seconds; "
         f"{formed.messages} messages, {formed.fewest_links} to {formed.most_links} links a node, "
         f"{formed.suspected} suspicions; {time.process_time() - started:.0f} s of processor time"
+    )
+    return 0
+
+
+def _sockets(nodes: int) -> int:
+    from tests.support.gossip_node import seconds_to_join
+
+    started = time.process_time()
+    seconds = asyncio.run(seconds_to_join(nodes))
+    cpu = time.process_time() - started
+    print(
+        f"{nodes} nodes: all know all after {seconds:.2f} s, for {cpu:.1f} s of one process's processor time"
     )
     return 0
 

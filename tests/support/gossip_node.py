@@ -17,7 +17,7 @@ from swarm.node.gossip_loop import GossipLoop
 from swarm.protocol.identity import Keyring, NodeKey, SwarmSecret
 from swarm.protocol.messages import AnyMessage
 from swarm.types import Address, BootId, NodeId
-from tests.support.links import SECRET
+from tests.support.links import SECRET, eventually
 
 
 class GossipNode:
@@ -130,3 +130,17 @@ async def gossiping(count: int, make: Callable[[int], GossipNode], entrances: in
         node.loop.change(lambda m, now: m.bootstrap(addresses[:1], now))
     await asyncio.gather(*(node.start(addresses) for node in nodes[entrances:]))
     return nodes
+
+
+async def seconds_to_join(count: int, patience: float = 60.0) -> float:
+    """Start ``count`` nodes at once and return the seconds until each holds every other for alive.
+
+    Raises AssertionError after ``patience`` seconds.
+    """
+    started = time.perf_counter()
+    nodes = await gossiping(count, lambda _: GossipNode())
+    try:
+        await eventually(lambda: all(len(node.alive()) == count for node in nodes), "a whole swarm", patience)
+        return time.perf_counter() - started
+    finally:
+        await asyncio.gather(*(node.aclose() for node in nodes))
