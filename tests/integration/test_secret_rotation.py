@@ -34,7 +34,7 @@ class Load:
         body = {
             "model": self._model,
             "prompt": "One two three",
-            "max_tokens": 150,
+            "max_tokens": 60,
             "temperature": 0,
             "ignore_eos": True,
         }
@@ -55,7 +55,7 @@ def rotate(swarm: SwarmProcesses, keys: str, load: Load) -> None:
         node.start()
         wait_for("the restarted node to hold its layers", lambda: swarm.holders(door, f"0:{LAYERS}") == 2)
         before = len(load.texts)
-        wait_for("an answer", lambda before=before: len(load.texts) > before + 1 or load.problems)
+        wait_for("an answer", lambda before=before: len(load.texts) > before or load.problems)
 
 
 def test_the_secret_is_rotated_in_three_phases_and_no_answer_suffers(tmp_path: Path):
