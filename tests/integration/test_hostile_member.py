@@ -78,7 +78,7 @@ async def node_of(
         node=NodeSettings(
             name=folder.name, listen=Address("127.0.0.1", 0), bootstrap=bootstrap, state=str(folder)
         ),
-        model=ModelSettings(model=model, layers=layers, dtype="float32"),
+        model=ModelSettings(model=(model,), layers=layers, dtype="float32"),
     )
     with Keystore(folder) as keystore:
         identity = keystore.open(create_secret=False, swarm_key_file="", environ_key=SECRET.hex())

@@ -60,7 +60,7 @@ async def running(
         node=NodeSettings(
             name=folder.name, listen=Address("127.0.0.1", 0), bootstrap=bootstrap, state=str(folder)
         ),
-        model=ModelSettings(model=MODEL, layers=layers, dtype="float32", private_layers=private),
+        model=ModelSettings(model=(MODEL,), layers=layers, dtype="float32", private_layers=private),
         session=SessionSettings(step_min_seconds=30.0),
     )
     with Keystore(folder) as keystore:
