@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -331,6 +332,9 @@ def main() -> int:
         ).stdout.strip(),
         "machine": f"{platform.machine()}, {os.cpu_count()} cores, {platform.system()}",
         "python": platform.python_version(),
+        "versions": {
+            name: version(name) for name in ("swarm-inference", "torch", "transformers", "websockets")
+        },
         "arguments": {key: str(value) for key, value in vars(args).items()},
         "cells": [],
         "memory": {},
