@@ -206,7 +206,7 @@ GUARDS = (
     Guard(
         "keys have equal shares",
         "swarm/api/line.py",
-        "key=lambda scope: (self._held.get(scope, 0), self._let_in[scope])",
+        "key=lambda scope: (self._holds(scope), self._let_in[scope])",
         "key=lambda scope: 0",
         ("tests/unit/api/test_line.py::test_a_key_that_asks_for_more_at_once_gets_no_more_than_others",),
     ),
