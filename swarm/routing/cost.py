@@ -17,6 +17,10 @@ TIE_BREAK = 0.05
 """Replicas whose costs differ by less than this part count as equal, and the salt chooses between them."""
 
 
+HOP_SECONDS = 0.001
+"""What a hop adds to a token beside link and layers: frames, wake-ups, queues of the event loop (docs/benchmarks.md).
+Without it, noise in round trips made paths visit nodes that they don't need."""
+
 SAME_NODE_SECONDS = 1e-5
 """Added for going from one span to another of the same node: one span that holds both is better."""
 
@@ -48,7 +52,8 @@ def queue_seconds(span: SpanView) -> float:
 def path_seconds(view: SwarmView, model: ModelId, origin: NodeId, hops: Sequence[PathHop]) -> float:
     """Return the predicted time of one decode token of ``model`` from ``origin`` over ``hops`` and back.
 
-    Each hop costs the link to it, and its layers and queue at the fastest span of its dtype that holds them all.
+    Each hop costs the link to it, what handing over takes, and its layers and queue at the fastest span of its dtype
+    that holds them all.
     """
     total = 0.0
     here: NodeId | None = None
@@ -64,7 +69,7 @@ def path_seconds(view: SwarmView, model: ModelId, origin: NodeId, hops: Sequence
             (s.seconds_per_layer * len(hop.span) + (0.0 if again else queue_seconds(s)) for s in held),
             default=math.inf,
         )
-        total += SAME_NODE_SECONDS if again else link_seconds(view, here or origin, hop.node)
+        total += SAME_NODE_SECONDS if again else HOP_SECONDS + link_seconds(view, here or origin, hop.node)
         here = hop.node
     return total + link_seconds(view, here or origin, origin)
 

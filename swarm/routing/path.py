@@ -11,6 +11,7 @@ import numpy as np
 
 from swarm.errors import NoPathError
 from swarm.routing.cost import (
+    HOP_SECONDS,
     SAME_NODE_SECONDS,
     PathHop,
     link_seconds,
@@ -150,13 +151,16 @@ def _grid(view: SwarmView, request: PathRequest, spans: Sequence[SpanView], rows
 
     nodes = [node for node, *_ in rows]
     start = np.array(
-        [link(request.origin, node) * factor for node, factor in zip(nodes, factors, strict=True)]
+        [
+            HOP_SECONDS + link(request.origin, node) * factor
+            for node, factor in zip(nodes, factors, strict=True)
+        ]
     )
     end = np.array([link(node, request.origin) for node in nodes])
     moves = np.array(
         [
             [
-                SAME_NODE_SECONDS if a == b else link(a, b) * factor + wait
+                SAME_NODE_SECONDS if a == b else HOP_SECONDS + link(a, b) * factor + wait
                 for b, factor, wait in zip(nodes, factors, enter, strict=True)
             ]
             for a in nodes

@@ -6,12 +6,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from swarm.routing.cost import ROWS_THAT_DOUBLE_A_PASS, PathHop, link_seconds, queue_seconds
+from swarm.routing.cost import HOP_SECONDS, ROWS_THAT_DOUBLE_A_PASS, PathHop, link_seconds, queue_seconds
 from swarm.routing.view import SwarmView
 from swarm.types import LayerSpan, ModelId, NodeId
-
-HOP_SECONDS = 0.0005
-"""What a hop adds to a token beside link and layers: frames, queues of the event loop (docs/benchmarks.md)."""
 
 
 @dataclass(frozen=True, slots=True)

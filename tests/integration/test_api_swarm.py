@@ -67,9 +67,10 @@ async def test_usage_tells_the_route_and_each_hops_time_when_asked(path: str, fi
         plain = (await post(served, path, **fields)).json()["usage"]
         told = (await post(served, path, **fields, swarm={"route": True})).json()["usage"]
     assert "swarm" not in plain
+    full = {"quantize": "none"}
     assert told["swarm"] == {
         "route": [
-            {"node": "a" * 32, "name": "anna", "layers": "0:4", "compute_ms": 0, "queue_ms": 0},
-            {"node": "b" * 32, "name": "ben", "layers": "4:8", "compute_ms": 0, "queue_ms": 0},
+            {"node": "a" * 32, "name": "anna", "layers": "0:4", "compute_ms": 0, "queue_ms": 0, **full},
+            {"node": "b" * 32, "name": "ben", "layers": "4:8", "compute_ms": 0, "queue_ms": 0, **full},
         ]
     }

@@ -44,8 +44,8 @@ def whole(swarm: SwarmProcesses) -> None:
 
 
 def holder(swarm: SwarmProcesses, route: str) -> NodeProcess:
-    """The process that computes layers 15-29 on a route."""
-    identity = next(hop.split("=")[0].strip() for hop in route.split(",") if "15:30" in hop)
+    """The process that computes the last layers on a route: one of two that hold them."""
+    identity = route.rsplit(",", maxsplit=1)[-1].split("=", maxsplit=1)[0].strip()
     name = next(m["name"] for m in members(swarm.nodes[0]) if m["node"].startswith(identity))
     return next(node for node in swarm.nodes if node.name == name)
 

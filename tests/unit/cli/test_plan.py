@@ -12,6 +12,7 @@ from swarm.cli import plan as plan_module
 from swarm.cli.app import app
 from swarm.cli.plan import parse_nodes, running_of
 from swarm.errors import ConfigError
+from swarm.routing.cost import HOP_SECONDS
 from swarm.types import LayerSpan
 from tests.support.model_folders import LAYERS, write_single
 
@@ -75,7 +76,9 @@ def test_a_running_swarms_state_is_planned(monkeypatch):
     values = json.loads(found.stdout)
     assert values["route"] == ["0:2", "2:4"]
     assert values["missing"] == []
-    assert values["tokens_per_second"] == pytest.approx(1 / (4 * 0.0015 + 0.003 + 0.001 + 0.002), rel=0.01)
+    assert values["tokens_per_second"] == pytest.approx(
+        1 / (4 * 0.0015 + 0.003 + 2 * HOP_SECONDS + 0.002), rel=0.01
+    )
 
 
 def test_members_that_are_not_routable_do_not_count():

@@ -6,9 +6,9 @@ import pytest
 
 from swarm.models.footprint import Footprint
 from swarm.models.memory import Memory
-from swarm.routing.cost import PathHop
+from swarm.routing.cost import HOP_SECONDS, PathHop
 from swarm.routing.plan import Described, Running, plan, plan_running
-from swarm.routing.predict import HOP_SECONDS, predict
+from swarm.routing.predict import predict
 from swarm.routing.view import SpanView, SwarmView
 from swarm.types import BootId, LayerSpan, ModelId, NodeId
 
