@@ -39,6 +39,9 @@ QUESTIONS = (
     "Write a short letter to a friend about the weather of last week.",
 )
 
+PIECES = 2
+"""Tokens an answer for each step: steps are counted in pieces of text, and a piece may hold several tokens."""
+
 
 @dataclass
 class Case:
@@ -134,7 +137,7 @@ class Matrix:
 
 
 async def run(arguments: argparse.Namespace, swarm: SwarmProcesses) -> list[Case]:
-    matrix = Matrix(swarm, arguments.tokens, arguments.prompt_tokens)
+    matrix = Matrix(swarm, PIECES * arguments.tokens, arguments.prompt_tokens)
     steps = range(0, arguments.tokens, arguments.every)
     cases = []
     for number, (step, hop) in enumerate((step, hop) for step in steps for hop in range(len(SPANS))):
@@ -168,7 +171,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--tokens", type=int, default=24, help="tokens an answer, and so steps")
+    parser.add_argument("--tokens", type=int, default=24, help="steps to kill at; an answer is twice as long")
     parser.add_argument("--every", type=int, default=1, help="take only every so many-th step")
     parser.add_argument(
         "--prompt-tokens", type=int, default=0, help="about so many tokens before the question"
@@ -180,7 +183,7 @@ def main() -> int:
     ensure_default_model()
     with swarm_of(["none", *SPANS, *SPANS], doors=[True] + [False] * 6) as swarm:
         cases = asyncio.run(run(arguments, swarm))
-    found = summary(cases, arguments.tokens)
+    found = summary(cases, PIECES * arguments.tokens)
     for name, value in found.items():
         print(f"{name}: {value}")
     if arguments.json:
