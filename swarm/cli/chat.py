@@ -40,9 +40,9 @@ def chat(
     max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N")] = 1000,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N")] = None,
 ) -> None:
-    """Chat with the swarm. With PROMPT, or standard input that is no terminal, one answer is printed.
+    """Chat with the swarm. With PROMPT, or standard input that is no terminal, one answer is printed; both are asked together.
 
-    Examples: `swarm chat`, `swarm chat "Why is the sky blue?"`, `git diff | swarm chat --system "Review this."`
+    Examples: `swarm chat`, `swarm chat "Why is the sky blue?"`, `git diff | swarm chat "Review this:"`
     """
     door = Door(api, api_key_file)
     options = {"temperature": temperature, "max_completion_tokens": max_tokens, "seed": seed}
@@ -51,8 +51,8 @@ def chat(
     )
     given = " ".join(prompt or ())
     if not sys.stdin.isatty():
-        piped = sys.stdin.read().strip() if not given or given == "-" else ""
-        given = piped or given
+        piped = sys.stdin.read().strip()
+        given = "\n\n".join(part for part in ("" if given == "-" else given, piped) if part)
         if not given:
             raise SwarmError("there is nothing to ask: give a PROMPT, or text on standard input")
     if given:

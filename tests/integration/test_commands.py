@@ -49,8 +49,10 @@ async def test_chat_prints_one_answer_and_nothing_else_for_a_pipe() -> None:
         assert await swarm(served, "chat", "Hello?") == (0, "Hello, world!\n", "")
         code, out, _ = await swarm(served, "chat", "--system", "Be brief.", stdin="from a pipe\n")
         assert (code, out) == (0, "Hello, world!\n")
-    rendered = served.front.chat_tokenizer.rendered[-1]["messages"]
+        rendered = served.front.chat_tokenizer.rendered[-1]["messages"]
+        await swarm(served, "chat", "Review this:", stdin="a diff\n")
     assert [(m["role"], m["content"]) for m in rendered] == [("system", "Be brief."), ("user", "from a pipe")]
+    assert served.front.chat_tokenizer.rendered[-1]["messages"][-1]["content"] == "Review this:\n\na diff"
 
 
 async def test_chat_escapes_what_would_steer_the_terminal() -> None:
