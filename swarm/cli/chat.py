@@ -40,7 +40,9 @@ def chat(
     max_tokens: Annotated[int, typer.Option("--max-tokens", metavar="N")] = 1000,
     seed: Annotated[int | None, typer.Option("--seed", metavar="N")] = None,
 ) -> None:
-    """Chat with the swarm. With PROMPT, or standard input that is no terminal, one answer is printed; both are asked together.
+    """Chat with the swarm. With PROMPT, or standard input that is no terminal, one answer is printed.
+
+    Both are asked together.
 
     Examples: `swarm chat`, `swarm chat "Why is the sky blue?"`, `git diff | swarm chat "Review this:"`
     """
