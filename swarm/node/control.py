@@ -60,13 +60,7 @@ class CloseDoor(Request, frozen=True, tag="close-door"):
     """Close the front door; running answers get a few seconds to end."""
 
 
-class SetLayers(Request, frozen=True, tag="layers"):
-    """Hold these layers (``A:B``, ``none`` or ``auto``) from now on."""
-
-    layers: str
-
-
-AnyRequest = GetState | MakeInvite | Stop | OpenDoor | CloseDoor | SetLayers
+AnyRequest = GetState | MakeInvite | Stop | OpenDoor | CloseDoor
 Handler = Callable[[AnyRequest], Awaitable[dict[str, Any]]]
 _requests = msgspec.json.Decoder(AnyRequest)
 

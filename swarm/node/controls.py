@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from swarm.errors import ConfigError, SwarmError
@@ -13,11 +13,10 @@ from swarm.node.control import (
     GetState,
     MakeInvite,
     OpenDoor,
-    SetLayers,
     Stop,
 )
 from swarm.protocol.invite import MAX_ADDRESSES, TICKET_ID_BYTES, TICKET_KEY_BYTES, Invite, Tickets
-from swarm.types import Address, LayerSpan, NodeId
+from swarm.types import Address, NodeId
 
 if TYPE_CHECKING:
     from swarm.node.doors import Doors
@@ -39,10 +38,9 @@ class Controls:
         doors: Doors,
         state: Callable[[], dict[str, Any]],
         stop: Callable[[], None],
-        set_layers: Callable[[LayerSpan | str], Awaitable[None]] | None,
         clock: Callable[[], float],
     ) -> None:
-        """``clock`` is the one that the tickets are checked by; ``set_layers`` is None where spans are fixed."""
+        """``clock`` is the one that the tickets are checked by."""
         self._node = node
         self._swarm_id = swarm_id
         self._tickets = tickets
@@ -50,7 +48,6 @@ class Controls:
         self._doors = doors
         self._state = state
         self._stop = stop
-        self._set_layers = set_layers
         self._clock = clock
 
     async def handle(self, request: AnyRequest) -> dict[str, Any]:
@@ -68,8 +65,6 @@ class Controls:
             case CloseDoor():
                 await self._doors.aclose()
                 return {}
-            case SetLayers(layers):
-                return await self._layers(layers)
 
     def _invite(self, minutes: float) -> dict[str, Any]:
         if not 0 < minutes <= MAX_INVITE_MINUTES:
@@ -90,15 +85,3 @@ class Controls:
             raise ConfigError(f"the address of the API: {exc}") from None
         await self._doors.open(address, keys)
         return {"listen": str(self._doors.address)}
-
-    async def _layers(self, text: str) -> dict[str, Any]:
-        if self._set_layers is None:
-            raise SwarmError("this node can't change its layers while it runs; restart it with --layers")
-        if text not in ("auto", "none"):
-            try:
-                await self._set_layers(LayerSpan.parse(text))
-            except ValueError as exc:
-                raise ConfigError(f"layers: {exc}") from None
-        else:
-            await self._set_layers(text)
-        return {}

@@ -337,7 +337,6 @@ class Node:
             doors=doors,
             state=lambda: self.state(detail=True),
             stop=self.stop,
-            set_layers=None,
             clock=lambda: asyncio.get_running_loop().time(),
         )
 
