@@ -91,7 +91,7 @@ def _is_installed(with_tests: bool) -> bool:
 
 
 def _install(with_tests: bool) -> None:
-    project = str(ROOT) + ("[dev]" if with_tests else "")
+    project = str(ROOT) + ("[dev,docs]" if with_tests else "")
     print("Installing what swarm needs into .venv (minutes the first time, PyTorch is large) …", flush=True)
     pip = [sys.executable, "-m", "pip", "install", "-c", str(ROOT / "constraints.txt")]
     if STAMP.exists():

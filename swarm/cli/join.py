@@ -8,7 +8,7 @@ import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
@@ -19,7 +19,7 @@ from swarm.cli.invite import accept_invite, read_invite, refuse_to_found_beside_
 from swarm.cli.logs import set_up_logging
 from swarm.cli.watchdog import stop_when_stdin_ends
 from swarm.config import ApiSettings, Config, NodeSettings
-from swarm.config.reference import effective, page
+from swarm.config.reference import effective
 
 if TYPE_CHECKING:
     from swarm.api.server import ApiServer
@@ -73,16 +73,8 @@ def join(
     _run(settings, read_invite(invite, os.environ, sys.stdin))
 
 
-def config(
-    ctx: typer.Context,
-    reference: Annotated[
-        bool, typer.Option("--reference", hidden=True, help="Print docs/configuration.md.")
-    ] = False,
-) -> None:
+def config(ctx: typer.Context) -> None:
     """Show the settings that `join` would use with the same options, and where each comes from."""
-    if reference:
-        typer.echo(page(), nl=False)
-        return
     parser = typer.main.get_command(_parser())
     typer.echo(effective(*options.read_settings(parser.make_context("swarm config", list(ctx.args)).params)))
 

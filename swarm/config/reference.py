@@ -13,7 +13,7 @@ from swarm.config.settings import Config
 _PAGE_HEAD = """\
 # Configuration
 
-Generated from `swarm/config/settings.py` by `python -m swarm config --reference`; a test keeps it true.
+Generated from `swarm/config/settings.py` by `scripts/make_docs`; a test keeps it true.
 
 `python -m swarm join --config swarm.toml` reads settings from a TOML file. Flags win over the file, the file
 wins over the environment. An unknown key is an error. `python -m swarm config` takes the same options as

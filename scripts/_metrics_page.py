@@ -1,4 +1,4 @@
-"""docs/metrics.md, written from the metrics themselves: ``python -m swarm.api.metrics_page > docs/metrics.md``."""
+"""docs/metrics.md, written from the metrics themselves."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from swarm.node.meters import Spec
 _HEAD = """\
 # Metrics
 
-`GET /metrics` of a front door, in Prometheus' text format; with API keys it needs one. This page is generated:
-`python -m swarm.api.metrics_page > docs/metrics.md`.
+`GET /metrics` of a front door, in Prometheus' text format; with API keys it needs one. Generated from
+the metrics by `scripts/make_docs`; a test keeps it true.
 
 Metrics of a generating server that OpenTelemetry's
 [conventions for generative AI](https://opentelemetry.io/docs/specs/semconv/gen-ai/gen-ai-metrics/) name have that name
@@ -38,6 +38,7 @@ Besides, on Linux, `process_*` of the Prometheus client: memory, CPU seconds, op
 
 
 def page() -> str:
+    """Return docs/metrics.md."""
     return "\n".join(
         [
             _HEAD,
@@ -55,7 +56,3 @@ def _table(title: str, specs: Iterable[Spec]) -> list[str]:
         labels = ", ".join(f"`{label}`" for label in spec.labels)
         rows.append(f"| `{spec.read_as}` | {spec.kind} | {labels} | {spec.about} |")
     return rows
-
-
-if __name__ == "__main__":
-    print(page(), end="")
