@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from rich.table import Table
 
+from swarm.cli import options
 from swarm.cli.console import announce, progress, table_console
 from swarm.errors import ConfigError, ModelError
 from swarm.types import LayerSpan
@@ -68,21 +69,45 @@ def list_models(as_json: Json = False) -> None:
 
 @app.command()
 def pull(
-    name: Annotated[str, typer.Argument(metavar="ID", help="A Hugging Face id.")],
-    layers: Annotated[
-        str, typer.Option("--layers", metavar="A:B", help="Only the files that hold these layers.")
-    ] = "",
+    name: Annotated[str, typer.Argument(metavar="ID", help="A Hugging Face id, or a model of the swarm.")],
+    layers: Annotated[str, typer.Option("--layers", metavar="A:B", help="Only what these layers need.")] = "",
     ends: Annotated[
         bool, typer.Option("--ends/--no-ends", help="Embedding, norm and head, which a front door needs.")
     ] = True,
+    source: Annotated[
+        str,
+        typer.Option(
+            "--from",
+            metavar="WHERE",
+            help="swarm: ask the node that runs here, which asks members and then the hub; hub: ask the hub alone. "
+            "Default: swarm if a node runs here, else hub.",
+        ),
+    ] = "",
+    bootstrap: options.Bootstrap = None,
+    swarm_key_file: options.SwarmKeyFile = None,
+    state: options.State = None,
     as_json: Json = False,
 ) -> None:
-    """Download a model from the Hugging Face hub; what is here already stays, what broke off is resumed."""
+    """Get a model onto this disk, from members of a swarm or the Hugging Face hub.
+
+    What is here already stays, what broke off is resumed. With --bootstrap it joins a swarm for as long as it takes.
+    """
+    from swarm.cli.pull import from_node, from_swarm, node_runs
+
     try:
         span: LayerSpan | Literal["all"] = LayerSpan.parse(layers) if layers else "all"
     except ValueError as exc:
         raise ConfigError(f"--layers: {exc}") from None
-    found = _store().obtain(name, span=span, ends=ends, progress=progress())
+    if source not in ("", "swarm", "hub"):
+        raise ConfigError(f"--from {source}: it is either swarm or hub")
+    if bootstrap and source == "hub":
+        raise ConfigError("--bootstrap leads to a swarm, --from hub asks none: say one of them")
+    if bootstrap:
+        found = from_swarm(name, span, ends, bootstrap, state, swarm_key_file)
+    elif source == "swarm" or (not source and node_runs(state)):
+        found = from_node(name, layers, ends, state)
+    else:
+        found = _store().obtain(name, span=span, ends=ends, progress=progress())
     _tell(found, as_json)
 
 

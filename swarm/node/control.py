@@ -48,6 +48,18 @@ class Stop(Request, frozen=True, tag="stop"):
     """Leave the swarm in good order and end the process."""
 
 
+class PullModel(Request, frozen=True, tag="pull"):
+    """Get a model's weights onto this machine's disk, from members or the hub; asked again, say how far that is.
+
+    Answers what ``node.pulls`` says.
+    """
+
+    name: str
+    layers: str = ""
+    """``A:B``; empty: all."""
+    ends: bool = True
+
+
 class OpenDoor(Request, frozen=True, tag="open-door"):
     """Open the front door at ``listen`` ([HOST:]PORT), or move it there. Answers ``listen`` as bound."""
 
@@ -60,7 +72,7 @@ class CloseDoor(Request, frozen=True, tag="close-door"):
     """Close the front door; running answers get a few seconds to end."""
 
 
-AnyRequest = GetState | MakeInvite | Stop | OpenDoor | CloseDoor
+AnyRequest = GetState | MakeInvite | PullModel | Stop | OpenDoor | CloseDoor
 Handler = Callable[[AnyRequest], Awaitable[dict[str, Any]]]
 _requests = msgspec.json.Decoder(AnyRequest)
 

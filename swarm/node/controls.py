@@ -13,6 +13,7 @@ from swarm.node.control import (
     GetState,
     MakeInvite,
     OpenDoor,
+    PullModel,
     Stop,
 )
 from swarm.protocol.invite import MAX_ADDRESSES, TICKET_ID_BYTES, TICKET_KEY_BYTES, Invite, Tickets
@@ -20,6 +21,7 @@ from swarm.types import Address, NodeId
 
 if TYPE_CHECKING:
     from swarm.node.doors import Doors
+    from swarm.node.pulls import Pulls
 
 DEFAULT_API_HOST = "127.0.0.1"
 MAX_INVITE_MINUTES = 24 * 60
@@ -36,6 +38,7 @@ class Controls:
         tickets: Tickets,
         addresses: Callable[[], tuple[Address, ...]],
         doors: Doors,
+        pulls: Pulls,
         state: Callable[[], dict[str, Any]],
         stop: Callable[[], None],
         clock: Callable[[], float],
@@ -46,6 +49,7 @@ class Controls:
         self._tickets = tickets
         self._addresses = addresses
         self._doors = doors
+        self._pulls = pulls
         self._state = state
         self._stop = stop
         self._clock = clock
@@ -57,6 +61,8 @@ class Controls:
                 return {**self._state(), "api": None if door is None else str(door)}
             case MakeInvite(minutes):
                 return self._invite(minutes)
+            case PullModel(name, layers, ends):
+                return await self._pulls.ask(name, layers, ends)
             case Stop():
                 self._stop()
                 return {}

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 
 from swarm.errors import AmbiguousModelError, ModelError, UnknownModelError
 from swarm.models.manifest import is_name
-from swarm.models.progress import silent
 from swarm.node.transfer import NoSourceError, Transfer
 from swarm.types import LayerSpan, ModelId, NodeId
 
@@ -42,7 +41,7 @@ class Library:
         joined: Callable[[], Awaitable[None]],
         pins: Sequence[str],
         announce: Callable[[str], None],
-        progress: Progress | None,
+        progress: Progress,
     ) -> None:
         self._store = store
         self._transfer = transfer
@@ -52,7 +51,7 @@ class Library:
         self._joined = joined
         self._pins = dict(pin.rsplit("@", 1) for pin in pins)
         self._announce = announce
-        self._progress = progress or silent
+        self._progress = progress
         self._models: dict[ModelId, LocalModel] = {}
 
     @property
@@ -80,41 +79,46 @@ class Library:
     async def named(self, name_or_folder: str, *, span: Wanted, ends: bool) -> LocalModel:
         """Return a model with the weights of the span and the ends: from disk, members or hub, in that order.
 
-        Raises ModelError.
+        From now on this node uses it. Raises ModelError.
         """
+        found = await self.pull(name_or_folder, span=span, ends=ends, progress=self._progress)
+        self._warn_of_others(found.id)
+        return self._keep(found)
+
+    async def pull(self, name_or_folder: str, *, span: Wanted, ends: bool, progress: Progress) -> LocalModel:
+        """Bring onto the disk what ``named`` returns, without using it. Raises ModelError."""
         plain, digest = _split(name_or_folder)
         digest = digest or self._pinned(plain)
-        local = await asyncio.to_thread(self._store.find, plain, self._progress)
+        local = await asyncio.to_thread(self._store.find, plain, progress)
         if local is not None and not local.id.digest.startswith(digest):
             local = None
         if local is not None and not local.lacks(span, ends=ends):
-            self._warn_of_others(local.id)
-            return self._keep(local)
+            return local
         await self._joined()
         in_swarm = _fitting(self._known(), plain, digest if local is None else local.id.digest)
         if len(in_swarm) > 1:
             raise AmbiguousModelError(plain, in_swarm)
         if in_swarm:
             try:
-                return await self.exactly(in_swarm[0], span=span, ends=ends)
+                return await self._obtain(in_swarm[0], span, ends, progress)
             except NoSourceError as exc:
                 self._announce(f"{exc}. Trying the Hugging Face hub.")
-        found = await asyncio.to_thread(
-            self._store.obtain, plain, span=span, ends=ends, progress=self._progress
-        )
+        found = await asyncio.to_thread(self._store.obtain, plain, span=span, ends=ends, progress=progress)
         if not found.id.digest.startswith(digest):
             raise ModelError(f"{found.id} is not the {plain}@{digest} that was asked for")
-        self._warn_of_others(found.id)
-        return self._keep(found)
+        return found
 
     async def exactly(self, model: ModelId, *, span: Wanted, ends: bool) -> LocalModel:
         """Return just these weights, from this disk or from members. Raises NoSourceError, ModelError."""
+        return self._keep(await self._obtain(model, span, ends, self._progress))
+
+    async def _obtain(self, model: ModelId, span: Wanted, ends: bool, progress: Progress) -> LocalModel:
         found = self._models.get(model)
         if found is None or found.lacks(span, ends=ends):
             found = await self._transfer.obtain(
-                model, span=span, ends=ends, sources=lambda: self._holders(model), progress=self._progress
+                model, span=span, ends=ends, sources=lambda: self._holders(model), progress=progress
             )
-        return self._keep(found)
+        return found
 
     async def complete(self, local: LocalModel, spans: Sequence[LayerSpan], *, ends: bool) -> LocalModel:
         """Return ``local`` with the weights of all ``spans`` and of the ends. Raises ModelError."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from swarm.node.node import Node
@@ -32,6 +32,7 @@ async def run_node(
     open_front_door: FrontDoorFactory | None = None,
     progress: Progress | None = None,
     on_listening: Callable[[Address], None] | None = None,
+    errand: Callable[[Node], Awaitable[None]] | None = None,
 ) -> None:
     """Run a node until SIGINT or SIGTERM, and until its answers have ended or moved; a second signal ends it at once.
 
@@ -39,7 +40,7 @@ async def run_node(
 
     ``open_front_door`` is called when the settings, or the node's user later on, ask for a door; callers bring it:
     nodes know no HTTP.
-    ``on_listening`` is told the address bound, once it is.
+    ``on_listening`` is told the address bound, once it is. With an ``errand`` the node leaves when that is done.
     """
     node = Node(config, keystore, identity, announce, progress)
     loop = asyncio.get_running_loop()
@@ -54,7 +55,7 @@ async def run_node(
         handled = (signal.SIGINT, signal.SIGTERM)
     previous = {number: signal.signal(number, on_signal) for number in handled}
     try:
-        await node.run(open_front_door, on_listening)
+        await node.run(open_front_door, on_listening, errand)
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)

@@ -19,6 +19,7 @@ from swarm.engine.worker import Engine, default_kv_bytes
 from swarm.errors import ConfigError, LinkDownError, SwarmError
 from swarm.gossip.membership import Membership
 from swarm.models.memory import Memory
+from swarm.models.progress import silent
 from swarm.models.store import ModelStore
 from swarm.net.discovery import Discovery, Found
 from swarm.net.peers import Network
@@ -35,6 +36,7 @@ from swarm.node.lag import LoopLag
 from swarm.node.library import Library
 from swarm.node.meters import Meters, readings
 from swarm.node.origin import Origin
+from swarm.node.pulls import Pulls
 from swarm.node.sharing import Sharing, WeightTraffic
 from swarm.node.stage_service import StageService
 from swarm.node.status import swarm_state
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
     from swarm.config import Config
     from swarm.engine.core import Result
     from swarm.models.progress import Progress
+    from swarm.models.store import LocalModel, Wanted
     from swarm.node.keystore import Keystore, NodeIdentity
 
 log = logging.getLogger("swarm.node")
@@ -90,9 +93,10 @@ class Node:
         self._rows_before = 0
         self._addresses: tuple[Address, ...] = ()
         self._discovery = Discovery(self._found)
-        self._build(progress)
+        self._progress = progress or silent
+        self._build()
 
-    def _build(self, progress: Progress | None) -> None:
+    def _build(self) -> None:
         config, clock = self._config, self._clock
         self._dispatch = dispatch = Dispatch()
         incarnation = self._keystore.load_incarnation() + 1
@@ -141,8 +145,9 @@ class Node:
             joined=self._joined,
             pins=config.model.pins,
             announce=self._announce,
-            progress=progress,
+            progress=self._progress,
         )
+        self._pulls = Pulls(self._library)
         self._sharing = dispatch.sharing = Sharing(
             network=self._network,
             models=lambda: list(self._library.models.values()),
@@ -249,10 +254,12 @@ class Node:
         self,
         open_front_door: FrontDoorFactory | None,
         on_listening: Callable[[Address], None] | None = None,
+        errand: Callable[[Node], Awaitable[None]] | None = None,
     ) -> None:
         """Join the swarm and serve until ``stop``. Raises SwarmError when the node can't start or go on.
 
-        ``on_listening`` is told the address that other nodes reach, with the port that was bound.
+        ``on_listening`` is told the address that other nodes reach, with the port that was bound. A node that is
+        on an ``errand`` leaves when that is done.
         """
         self._engine.start(self._computed)
         doors = Doors(self, self._config.api, open_front_door, self._door_moved)
@@ -275,6 +282,8 @@ class Node:
                 later = (self._hosting.run, self._report_load, self._sharing.run)
                 running += [tasks.create_task(work()) for work in later]
                 running.append(tasks.create_task(self._door_models.run(self._config.model.serve)))
+                if errand is not None:
+                    running.append(tasks.create_task(self._run_errand(errand)))
                 await self._stopping.wait()
                 self._hosting.frozen = True
                 await self._drainer.drain(self._at_once)
@@ -288,11 +297,20 @@ class Node:
             await control.aclose()
             await self._discovery.aclose()
             await doors.aclose()
+            await self._pulls.aclose()
             await self._door_models.aclose()
             await self._network.aclose()
             await self._engine.aclose()
         if self._failure is not None:
             raise self._failure
+
+    async def _run_errand(self, errand: Callable[[Node], Awaitable[None]]) -> None:
+        await errand(self)
+        self.stop()
+
+    async def pull(self, name: str, *, span: Wanted, ends: bool) -> LocalModel:
+        """Bring weights onto this disk, from members or the hub, without serving them. Raises ModelError."""
+        return await self._library.pull(name, span=span, ends=ends, progress=self._progress)
 
     def stop(self) -> None:
         """Leave in good order, as soon as running answers have ended or moved away; called again, at once."""
@@ -335,6 +353,7 @@ class Node:
             tickets=self._network.tickets,
             addresses=lambda: self._addresses,
             doors=doors,
+            pulls=self._pulls,
             state=lambda: self.state(detail=True),
             stop=self.stop,
             clock=lambda: asyncio.get_running_loop().time(),

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -82,6 +87,35 @@ def test_machines_without_the_model_serve_spans_of_it(swarm: SwarmProcesses, exp
         assert held.stat().st_size == whole
         if hasattr(held.stat(), "st_blocks"):
             assert held.stat().st_blocks * 512 < whole * 2 / 3
+
+
+def pulled(home: Path, *arguments: str, key: str = "") -> dict[str, Any]:
+    """Run ``swarm models pull`` as a machine with this disk would, and return what it printed."""
+    own = {"SWARM_HOME": str(home), "HF_HOME": str(home / "hub"), "HF_HUB_OFFLINE": "1", "SWARM_KEY": key}
+    command = [sys.executable, "-m", "swarm", "models", "pull", NAME, *arguments, "--json"]
+    ended = subprocess.run(
+        command, env={**os.environ, **own}, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr
+    found: dict[str, Any] = json.loads(ended.stdout[ended.stdout.index("{") :])
+    return found
+
+
+def test_more_of_a_model_is_pulled_from_members_through_the_node_that_runs(swarm: SwarmProcesses) -> None:
+    second = swarm.nodes[1]
+    home = swarm.folder / second.name / "home"
+    got = pulled(home, "--layers", "4:6", "--no-ends", "--state", str(second.folder / "state"))
+    assert got["layers_here"] == ["2:6"], "beside what the node had"
+
+
+def test_a_machine_that_runs_no_node_pulls_from_members_as_one_of_them(swarm: SwarmProcesses) -> None:
+    home = swarm.folder / "puller"
+    first = swarm.nodes[0]
+    leads = ("--bootstrap", f"127.0.0.1:{first.listen}", "--state", str(home / "state"))
+    got = pulled(home, "--layers", "0:2", *leads, key=swarm.key)
+    assert (got["layers_here"], got["ends_here"]) == (["0:2"], True)
+    state = first.get("/swarm/state")[1]
+    assert not [one for one in state["members"] if one["name"].startswith("pull-") and one["routable"]]
 
 
 def test_a_machine_without_layers_is_a_front_door(swarm: SwarmProcesses, expected: str) -> None:

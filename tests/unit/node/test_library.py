@@ -10,6 +10,7 @@ from typing import Any, cast
 import pytest
 
 from swarm.errors import AmbiguousModelError, ModelError, UnknownModelError
+from swarm.models.progress import silent
 from swarm.models.store import LocalModel, ModelStore
 from swarm.node.library import Library
 from swarm.node.transfer import NoSourceError, Transfer
@@ -46,7 +47,7 @@ class World:
             joined=self.joined,
             pins=self.pins,
             announce=self.said.append,
-            progress=None,
+            progress=silent,
         )
 
     async def joined(self) -> None:
@@ -144,3 +145,12 @@ def test_a_folder_with_an_at_sign_is_no_digest(tmp_path: Path) -> None:
     folder.mkdir()
     with pytest.raises(UnknownModelError, match="model@"):
         World().library().resolve(str(folder))
+
+
+async def test_what_is_only_pulled_is_on_the_disk_and_not_used() -> None:
+    world = World(members={ONE: local(ONE)})
+    library = world.library()
+    found = await library.pull(NAME, span=SPAN, ends=False, progress=silent)
+    assert found.id == ONE
+    assert library.models == {}
+    assert f"members for {ONE}" in world.asked
