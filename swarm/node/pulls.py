@@ -9,7 +9,7 @@ from swarm.errors import ConfigError
 from swarm.types import LayerSpan
 
 if TYPE_CHECKING:
-    from swarm.models.store import LocalModel
+    from swarm.models.store import LocalModel, Wanted
     from swarm.node.library import Library
 
 ANSWER_SECONDS = 0.3
@@ -42,7 +42,7 @@ class Pulls:
         where it was.
         """
         try:
-            span = LayerSpan.parse(layers) if layers else "all"
+            span: Wanted = LayerSpan.parse(layers) if layers else "all"
         except ValueError as exc:
             raise ConfigError(f"layers: {exc}") from None
         key = (name, layers, ends)
