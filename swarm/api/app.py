@@ -40,7 +40,7 @@ _log = logging.getLogger(__name__)
 _TIMEOUT_HEADER = "x-swarm-timeout"
 
 
-def create_app(front: FrontDoor, settings: ApiSettings, *, version: str, render: Render) -> AsgiApp:
+def create_app(front: FrontDoor, settings: ApiSettings, *, version: str, render: Render) -> Edge:
     """Return the whole front door as an ASGI application: routes inside, guards outside."""
     app = Quart("swarm.api", static_folder=None)
     # The edge has limited the body by then.

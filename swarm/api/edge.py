@@ -10,6 +10,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -33,7 +34,7 @@ from swarm.api.page import page_files
 from swarm.api.rates import Rates
 from swarm.api.requestlog import log_request
 from swarm.api.sse import Keepalive, Send
-from swarm.config import ApiSettings
+from swarm.config import ApiKey, ApiSettings
 from swarm.errors import SwarmError
 
 Scope = MutableMapping[str, Any]
@@ -63,6 +64,11 @@ class Edge:
         self._settings = settings
         self._under_way: Counter[str] = Counter()
         self._rates = Rates()
+
+    def change_keys(self, keys: tuple[str | ApiKey, ...]) -> None:
+        """Ask requests from now on for one of ``keys``; none are left to accept every key."""
+        self._settings = replace(self._settings, keys=keys)
+        self._guard = Guard.of(self._settings)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in ("http", "websocket"):

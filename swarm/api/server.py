@@ -8,7 +8,6 @@ import logging
 import socket
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 from hypercorn.app_wrappers import ASGIWrapper
@@ -27,6 +26,7 @@ from swarm.config import ApiSettings
 from swarm.errors import ConfigError, ModelError
 from swarm.models.template_process import TemplateProcess
 from swarm.models.tokenizer import ChatTokenizer
+from swarm.node.apikeys import Key, keys_in
 from swarm.node.front import FrontDoor
 from swarm.types import Address
 
@@ -72,7 +72,7 @@ class ApiServer:
         self._templates = TemplateProcess()
         self._warming: asyncio.Task[None] | None = None
         self._own_render = render is None
-        app = create_app(front, self._settings, version=version, render=render or self._render)
+        self._edge = app = create_app(front, self._settings, version=version, render=render or self._render)
         self._app = ASGIWrapper(cast(ASGIFramework, app))
         self._context = WorkerContext(None)
         self._max_connections = settings.max_connections
@@ -105,6 +105,14 @@ class ApiServer:
         self._server = await asyncio.start_server(self._serve, sock=bound, backlog=_BACKLOG)
         self.address = Address(listen.host, bound.getsockname()[1])
         return self.address
+
+    def change_keys(self, keys: tuple[Key, ...]) -> None:
+        """Ask new requests for one of ``keys``. Raises ConfigError where that would open the door to a network."""
+        settings = replace(self._settings, keys=keys, key_file="")
+        if self.address is not None:
+            _require_key(settings, self.address)
+        self._edge.change_keys(keys)
+        self._settings = settings
 
     async def aclose(self, grace_seconds: float = GRACE_SECONDS) -> None:
         """Stop accepting, let running answers end for ``grace_seconds``, then cut what is left."""
@@ -175,7 +183,7 @@ class _Connection(TCPServer):
 
 
 def _with_key_file(settings: ApiSettings) -> ApiSettings:
-    return replace(settings, keys=(*settings.keys, *_keys_in(settings.key_file)))
+    return replace(settings, keys=(*settings.keys, *keys_in(settings.key_file)))
 
 
 def _require_key(settings: ApiSettings, listen: Address) -> None:
@@ -207,16 +215,3 @@ async def _bind(listen: Address) -> socket.socket:
         taken = " (another program listens there)" if exc.errno == errno.EADDRINUSE else ""
         raise ConfigError(f"the API can't listen at {listen}: {exc.strerror or exc}{taken}") from exc
     return bound
-
-
-def _keys_in(file: str) -> tuple[str, ...]:
-    if not file:
-        return ()
-    try:
-        text = Path(file).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"the API keys can't be read from {file}: {exc}") from exc
-    keys = tuple(line.strip() for line in text.splitlines() if line.strip() and not line.startswith("#"))
-    if not keys:
-        raise ConfigError(f"{file} holds no API key: write one a line")
-    return keys

@@ -13,8 +13,10 @@ import typer
 from swarm import __version__
 from swarm.cli.chat import chat
 from swarm.cli.doctor import doctor
+from swarm.cli.doors import app as door
 from swarm.cli.invite import invite
 from swarm.cli.join import config, join
+from swarm.cli.layers import EXIT_CODES, layers
 from swarm.cli.models import app as models
 from swarm.cli.plan import plan
 from swarm.cli.secret import init
@@ -39,6 +41,8 @@ app.command()(status)
 app.command()(plan)
 app.command()(chat)
 app.command()(doctor)
+app.command(epilog=EXIT_CODES)(layers)
+app.add_typer(door, name="door")
 app.add_typer(models, name="models")
 app.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(config)
 

@@ -6,7 +6,6 @@ import asyncio
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TextIO
 
 import typer
@@ -40,10 +39,8 @@ def invite(
     Example: `swarm invite | ssh other-machine python -m swarm join -`
     """
     from swarm.node.control import MakeInvite, ask
-    from swarm.node.keystore import default_state_folder
 
-    folder = Path(state).expanduser() if state else default_state_folder()
-    made = ask(folder, MakeInvite(minutes))
+    made = ask(options.state_folder(state), MakeInvite(minutes))
     if as_json:
         typer.echo(json.dumps(made, indent=2))
         return

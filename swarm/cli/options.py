@@ -82,6 +82,13 @@ ExitWithStdin = Annotated[
 ]
 
 
+def state_folder(given: str | None) -> Path:
+    """Return the folder that ``--state`` names, or the usual one."""
+    from swarm.node.keystore import default_state_folder
+
+    return Path(given).expanduser() if given else default_state_folder()
+
+
 def read_settings(params: Mapping[str, Any]) -> tuple[Config, dict[str, str]]:
     """Return the settings and their origins from the parsed options of ``join``. Raises ConfigError."""
     settings = flat_names()

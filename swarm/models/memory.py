@@ -6,7 +6,7 @@ A node's memory = weights of its layers + its ends, if it opens a door + second 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from swarm.errors import DoesNotFitError
 from swarm.models.footprint import Footprint
@@ -52,6 +52,16 @@ class Division:
     """Second copies that are allowed, as the sum of the weights that may have one."""
     kv_bytes: int
     overhead_bytes: int
+
+
+def part_of(memory: Memory, others: Iterable[int], undecided: int) -> Memory:
+    """Return what one of several models may use.
+
+    ``others`` are the bytes that models which are settled need at least, without the overhead that all share;
+    ``undecided`` ones get as much as this one of what is left.
+    """
+    left = max(0, memory.total_bytes - memory.overhead_bytes - sum(others))
+    return replace(memory, total_bytes=memory.overhead_bytes + left // (1 + undecided))
 
 
 def needed_bytes(memory: Memory, model: Footprint, spans: Iterable[LayerSpan]) -> int:

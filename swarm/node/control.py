@@ -63,7 +63,8 @@ class PullModel(Request, frozen=True, tag="pull"):
 class OpenDoor(Request, frozen=True, tag="open-door"):
     """Open the front door at ``listen`` ([HOST:]PORT), or move it there. Answers ``listen`` as bound."""
 
-    listen: str
+    listen: str = ""
+    """Empty: where it was, or where the settings say, or port 8000 of loopback."""
     keys: tuple[str, ...] | None = None
     """The API keys from now on; None keeps those in force."""
 
@@ -72,9 +73,36 @@ class CloseDoor(Request, frozen=True, tag="close-door"):
     """Close the front door; running answers get a few seconds to end."""
 
 
-AnyRequest = GetState | MakeInvite | PullModel | Stop | OpenDoor | CloseDoor
+class ChangeKeys(Request, frozen=True, tag="keys"):
+    """Add and remove API keys without a pause, until the node ends. Answers ``keys``: their ids and names."""
+
+    add: tuple[str, ...] = ()
+    remove: tuple[str, ...] = ()
+    """Ids, names, or the keys themselves."""
+
+
+class SetLayers(Request, frozen=True, tag="layers"):
+    """Hold other layers of a model from now on; answers when that is done: what the node then holds of it."""
+
+    layers: str
+    """A:B, auto or none."""
+    model: str = ""
+    """May be empty where only one can be meant."""
+    force: bool = False
+    """Also where layers are left to nobody."""
+
+
+AnyRequest = GetState | MakeInvite | PullModel | Stop | OpenDoor | CloseDoor | ChangeKeys | SetLayers
 Handler = Callable[[AnyRequest], Awaitable[dict[str, Any]]]
 _requests = msgspec.json.Decoder(AnyRequest)
+
+
+class NodeRefusedError(SwarmError):
+    """What the node said instead of doing what it was asked for; ``kind`` is the name of its own error's class."""
+
+    def __init__(self, message: str, kind: str) -> None:
+        super().__init__(message)
+        self.kind = kind
 
 
 class ControlServer:
@@ -141,7 +169,7 @@ class ControlServer:
         except (msgspec.ValidationError, msgspec.DecodeError) as exc:
             return {"error": f"this node does not know that request: {exc}"}
         except SwarmError as exc:
-            return {"error": str(exc)}
+            return {"error": str(exc), "kind": type(exc).__name__}
 
 
 async def _line(reader: asyncio.StreamReader) -> bytes:
@@ -188,12 +216,13 @@ def socket_path(folder: Path) -> str:
 
 
 def ask(folder: Path, request: AnyRequest) -> dict[str, Any]:
-    """Ask the node that runs with this state folder, and wait for its answer.
+    """Ask the node that runs with this state folder, and wait for its answer; for layers as long as they take.
 
-    Raises ConfigError when none runs, and SwarmError with what the node says when it refuses.
+    Raises ConfigError when none runs, NodeRefusedError with what the node says when it refuses, SwarmError otherwise.
     """
     try:
-        answered = _exchange(socket_path(folder), msgspec.json.encode(request) + b"\n")
+        seconds = None if isinstance(request, SetLayers) else ANSWER_SECONDS
+        answered = _exchange(socket_path(folder), msgspec.json.encode(request) + b"\n", seconds)
     except (FileNotFoundError, ConnectionRefusedError):
         raise ConfigError(
             f"no node runs with the state folder {folder}; start one with `python -m swarm join`, or name its "
@@ -205,12 +234,12 @@ def ask(folder: Path, request: AnyRequest) -> dict[str, Any]:
         raise SwarmError(f"the node of {folder} does not answer: {exc.strerror or exc}") from None
     answer: dict[str, Any] = msgspec.json.decode(answered)
     if "error" in answer:
-        raise SwarmError(str(answer["error"]))
+        raise NodeRefusedError(str(answer["error"]), str(answer.get("kind", "")))
     found: dict[str, Any] = answer["ok"]
     return found
 
 
-def _exchange(path: str, line: bytes) -> bytes:
+def _exchange(path: str, line: bytes, seconds: float | None) -> bytes:
     if sys.platform == "win32":
         with open(path, "r+b", buffering=0) as pipe:
             pipe.write(line)
@@ -218,7 +247,7 @@ def _exchange(path: str, line: bytes) -> bytes:
     import socket
 
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(ANSWER_SECONDS)
+        connection.settimeout(seconds)
         connection.connect(path)
         connection.sendall(line)
         return _line_of(connection.recv)

@@ -6,14 +6,17 @@ import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from swarm import __version__
 from swarm.errors import ConfigError, SwarmError
 from swarm.node.control import (
     AnyRequest,
+    ChangeKeys,
     CloseDoor,
     GetState,
     MakeInvite,
     OpenDoor,
     PullModel,
+    SetLayers,
     Stop,
 )
 from swarm.protocol.invite import MAX_ADDRESSES, TICKET_ID_BYTES, TICKET_KEY_BYTES, Invite, Tickets
@@ -21,9 +24,12 @@ from swarm.types import Address, NodeId
 
 if TYPE_CHECKING:
     from swarm.node.doors import Doors
+    from swarm.node.holding import Holding
+    from swarm.node.hosting import Hosting
     from swarm.node.pulls import Pulls
 
 DEFAULT_API_HOST = "127.0.0.1"
+DEFAULT_API_PORT = 8000
 MAX_INVITE_MINUTES = 24 * 60
 
 
@@ -39,6 +45,8 @@ class Controls:
         addresses: Callable[[], tuple[Address, ...]],
         doors: Doors,
         pulls: Pulls,
+        holding: Holding,
+        hosting: Hosting,
         state: Callable[[], dict[str, Any]],
         stop: Callable[[], None],
         clock: Callable[[], float],
@@ -50,6 +58,8 @@ class Controls:
         self._addresses = addresses
         self._doors = doors
         self._pulls = pulls
+        self._holding = holding
+        self._hosting = hosting
         self._state = state
         self._stop = stop
         self._clock = clock
@@ -57,20 +67,34 @@ class Controls:
     async def handle(self, request: AnyRequest) -> dict[str, Any]:
         match request:
             case GetState():
-                door = self._doors.address
-                return {**self._state(), "api": None if door is None else str(door)}
+                return self._shown()
             case MakeInvite(minutes):
                 return self._invite(minutes)
             case PullModel(name, layers, ends):
                 return await self._pulls.ask(name, layers, ends)
             case Stop():
                 self._stop()
-                return {}
             case OpenDoor(listen, keys):
                 return await self._open(listen, keys)
             case CloseDoor():
                 await self._doors.aclose()
-                return {}
+            case ChangeKeys(add, remove):
+                await self._doors.change_keys(add, remove)
+                return {"keys": self._doors.state()["keys"]}
+            case SetLayers(layers, model, force):
+                return await self._holding.change(model, layers, force=force)
+        return {}
+
+    def _shown(self) -> dict[str, Any]:
+        door = self._doors.state()
+        return {
+            **self._state(),
+            "version": __version__,
+            "api": door["listen"],
+            "door": door,
+            "holding": self._holding.state(),
+            "memory": self._hosting.memory(),
+        }
 
     def _invite(self, minutes: float) -> dict[str, Any]:
         if not 0 < minutes <= MAX_INVITE_MINUTES:
@@ -85,8 +109,9 @@ class Controls:
         return {"invite": invite.encode(), "addresses": list(map(str, addresses)), "minutes": minutes}
 
     async def _open(self, listen: str, keys: tuple[str, ...] | None) -> dict[str, Any]:
+        usual = self._doors.usual_address or Address(DEFAULT_API_HOST, DEFAULT_API_PORT)
         try:
-            address = Address.parse(listen, DEFAULT_API_HOST)
+            address = Address.parse(listen, usual.host) if listen else usual
         except ValueError as exc:
             raise ConfigError(f"the address of the API: {exc}") from None
         await self._doors.open(address, keys)

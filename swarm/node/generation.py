@@ -108,6 +108,10 @@ class RunningGeneration:
         return self.core.request.session
 
     @property
+    def age_seconds(self) -> float:
+        return self._around.now() - self._started
+
+    @property
     def route(self) -> tuple[RouteHop, ...]:
         return self._around.describe(self)
 

@@ -30,27 +30,45 @@ class Mover:
         view: Callable[[], SwarmView],
         announce: Callable[[str], None],
         clock: Callable[[], float],
+        turn: asyncio.Lock,
     ) -> None:
+        """``turn`` is held while anything is decided or carried out: nobody else changes the model's spans then."""
         self._placer = placer
         self._hosting = hosting
         self._view = view
         self._announce = announce
         self._clock = clock
+        self._turn = turn
+        self._stopped = False
+        self._measured_at = 0.0
+
+    def stop(self) -> None:
+        """Decide nothing more; call with the turn held."""
+        self._stopped = True
 
     async def run(self, local: LocalModel, *, must_load: bool) -> None:
-        """Choose, load and move until this node leaves. Raises SwarmError if the first load fails and ``must_load``."""
-        measured_at = self._clock()
+        """Choose, load and move until this node leaves or is told what to hold.
+
+        Raises SwarmError if the first load fails and ``must_load``.
+        """
+        self._measured_at = self._clock()
         while not self._hosting.frozen:
-            if self._placer.left_out and self._clock() - measured_at >= MEASURE_SECONDS:
-                await self._hosting.measure(local)
-                measured_at = self._clock()
-            beside = self._hosting.fits_beside(local, self._placer.claimed)
-            self._placer.tick(self._view(), self._hosting.machine(local), beside, self._clock())
-            for action in self._placer.actions():
-                await self._carry_out(local, action, must_load and self._placer.held is None)
-            if not self._placer.undecided:
-                await self._hosting.settled(local)
+            async with self._turn:
+                if self._stopped:
+                    return
+                await self._look(local, must_load)
             await asyncio.sleep(LOOK_SECONDS)
+
+    async def _look(self, local: LocalModel, must_load: bool) -> None:
+        if self._placer.left_out and self._clock() - self._measured_at >= MEASURE_SECONDS:
+            await self._hosting.measure(local)
+            self._measured_at = self._clock()
+        beside = self._hosting.fits_beside(local, self._placer.claimed)
+        self._placer.tick(self._view(), self._hosting.machine(local), beside, self._clock())
+        for action in self._placer.actions():
+            await self._carry_out(local, action, must_load and self._placer.held is None)
+        if not self._placer.undecided:
+            await self._hosting.settled(local)
 
     async def _carry_out(self, local: LocalModel, action: Action, must_load: bool) -> None:
         match action:

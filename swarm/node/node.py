@@ -31,6 +31,7 @@ from swarm.node.door_models import DoorModels
 from swarm.node.doors import Doors, FrontDoorFactory
 from swarm.node.drain import Drainer
 from swarm.node.gossip_loop import GossipLoop
+from swarm.node.holding import Holding
 from swarm.node.hosting import Hosting
 from swarm.node.lag import LoopLag
 from swarm.node.library import Library
@@ -163,12 +164,19 @@ class Node:
             library=self._library,
             engine=self._engine,
             memory=self._memory,
-            view=self.view,
             announce=self._announce,
             on_change=self._advertise,
-            joined=self._joined,
             drain=self.drain_span,
             computed_in=lambda asked, checkpoint: compute_dtype(asked, checkpoint, self._device),
+        )
+        self._holding = Holding(
+            node=self._id,
+            settings=config.model,
+            library=self._library,
+            hosting=self._hosting,
+            view=self.view,
+            announce=self._announce,
+            joined=self._joined,
         )
         self._stage = dispatch.stage = StageService(
             sessions=HopSessions(
@@ -279,7 +287,7 @@ class Node:
                 await control.start()
                 if self._config.node.discover:
                     await self._discover()
-                later = (self._hosting.run, self._report_load, self._sharing.run)
+                later = (self._holding.run, self._report_load, self._sharing.run)
                 running += [tasks.create_task(work()) for work in later]
                 running.append(tasks.create_task(self._door_models.run(self._config.model.serve)))
                 if errand is not None:
@@ -354,12 +362,16 @@ class Node:
             addresses=lambda: self._addresses,
             doors=doors,
             pulls=self._pulls,
+            holding=self._holding,
+            hosting=self._hosting,
             state=lambda: self.state(detail=True),
             stop=self.stop,
             clock=lambda: asyncio.get_running_loop().time(),
         )
 
     def _door_moved(self, port: int) -> None:
+        if port:
+            self._hosting.door_opened()
         self._gossip.change(lambda membership, now: membership.update_self(now, api_port=port))
 
     def _introduce(self, bound: Address) -> None:

@@ -86,6 +86,8 @@ class Origin:
         self._labels = labels
         self._clock = clock
         self._running: dict[SessionId, RunningGeneration] = {}
+        self._numbers: dict[SessionId, int] = {}
+        self._opened = 0
         self._shunned: dict[Edge, _Shunned] = {}
         self._first_seen: dict[ModelId, int] = {}
         self._renewed_at = 0.0
@@ -189,6 +191,8 @@ class Origin:
             core, sampler, tokenizer.detokenizer(request.prompt), self, wishes=request
         )
         self._running[generation.session] = generation
+        self._opened += 1
+        self._numbers[generation.session] = self._opened
         try:
             await generation.ready()
         except BaseException:
@@ -203,6 +207,8 @@ class Origin:
         """The running answers as JSON values, without their ids or texts."""
         return [
             {
+                "number": self._numbers[generation.session],
+                "age_seconds": round(generation.age_seconds, 2),
                 "model": generation.core.request.model.name,
                 "route": [
                     {"node": hop.node, "name": hop.name, "layers": str(hop.span)} for hop in generation.route
@@ -312,6 +318,7 @@ class Origin:
 
     def ended(self, generation: RunningGeneration) -> None:
         self._running.pop(generation.session, None)
+        self._numbers.pop(generation.session, None)
 
     # --- what reaches running answers ---
 

@@ -118,6 +118,7 @@ def _member(member: Member, detail: bool) -> dict[str, Any]:
         shown["addresses"] = [str(address) for address in record.addresses]
         shown["api_port"] = record.api_port
         shown["rtt_ms"] = None if member.rtt_seconds is None else round(member.rtt_seconds * 1e3, 3)
+        shown["protocol"] = [record.protocol_min, record.protocol_max]
         shown["links"] = [
             {
                 "node_prefix": link.node_prefix,

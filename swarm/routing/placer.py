@@ -7,7 +7,7 @@ and retires the old one only when that opens no hole.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -106,6 +106,12 @@ class Placer:
         return actions
 
     # --- inputs ---
+
+    def adopt(self, spans: Sequence[LayerSpan]) -> None:
+        """Begin with what this node holds already: stay on the longest, and leave another once that opens no hole."""
+        longest_first = sorted(spans, key=lambda span: (-len(span), span))
+        self.held = longest_first[0] if longest_first else None
+        self._old = longest_first[1] if len(longest_first) > 1 else None
 
     def tick(self, view: SwarmView, machine: Machine, fits_beside: bool, now: float) -> None:
         """Look again; call at every change of the view and about once a second.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from types import SimpleNamespace
 from typing import Any
 
@@ -57,7 +58,12 @@ async def test_a_node_left_out_as_too_slow_measures_itself_again_and_serves(monk
     times = iter(range(10_000))
     placer = Placer(ME, MODEL, max)
     mover = Mover(
-        placer, hosting=hosting, view=lambda: view, announce=said.append, clock=lambda: float(next(times))
+        placer,
+        hosting=hosting,
+        view=lambda: view,
+        announce=said.append,
+        clock=lambda: float(next(times)),
+        turn=asyncio.Lock(),
     )  # type: ignore[arg-type]
     await mover.run(SimpleNamespace(id=MODEL), must_load=True)  # type: ignore[arg-type]
     assert hosting.measured == 1

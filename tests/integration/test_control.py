@@ -1,0 +1,159 @@
+"""What the user of a node changes while it runs, through its control socket: layers, door and keys.
+
+This swarm is its own: its nodes hold other layers afterwards.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from openai import OpenAI
+
+from swarm.node.control import GetState, NodeRefusedError, SetLayers, ask
+from tests.support.swarm_process import NodeProcess, SwarmProcesses, free_port, swarm_of, wait_for
+from tests.support.tiny_model import write_tiny_model
+
+pytestmark = [pytest.mark.processes, pytest.mark.real_model, pytest.mark.timeout(300)]
+
+TOKENS = 1500
+
+
+@pytest.fixture(scope="module")
+def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmProcesses]:
+    """A door with layers 0-2, and a node with 3-5."""
+    model = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
+    with swarm_of(["0:3", "3:6"], doors=[True, False], model=model, extra=["--memory", "900MB"]) as running:
+        yield running
+
+
+def control(node: NodeProcess, *arguments: str, stdin: str = "") -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "swarm", *arguments, "--state", str(node.folder / "state")]
+    return subprocess.run(command, input=stdin, capture_output=True, text=True, timeout=120, check=False)
+
+
+def answered(node: NodeProcess, *arguments: str, stdin: str = "") -> Any:
+    done = control(node, *arguments, "--json", stdin=stdin)
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+def stream(url: str, tokens: int = TOKENS, key: str = "unused") -> Iterator[str]:
+    chunks = OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120).chat.completions.create(
+        model="tiny",
+        messages=[{"role": "user", "content": "Say something long."}],
+        temperature=0,
+        max_completion_tokens=tokens,
+        stream=True,
+        extra_body={"ignore_eos": True},
+    )
+    for chunk in chunks:
+        if chunk.choices and chunk.choices[0].delta.content:
+            yield chunk.choices[0].delta.content
+
+
+def status(url: str, key: str = "") -> int:
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    try:
+        with urllib.request.urlopen(
+            urllib.request.Request(f"{url}/v1/models", headers=headers), timeout=10
+        ) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as exc:
+        return exc.code
+    except OSError:
+        return 0
+
+
+def test_layers_change_under_a_running_answer_and_its_text_is_whole_and_the_same(
+    swarm: SwarmProcesses,
+) -> None:
+    door, other = swarm.nodes
+    undisturbed = "".join(stream(door.url))
+    assert control(other, "layers").stdout.strip() == "tiny: 3:6 of 6 (as told)"
+    with ThreadPoolExecutor(1) as pool:
+        pieces = stream(door.url)
+        first = next(pieces)
+        rest = pool.submit(lambda: "".join(pieces))
+        changed = answered(other, "layers", "0:6")
+        assert changed["layers"] == ["0:6"]
+        folder = other.folder / "state"
+        changes = 0
+        while not rest.done():
+            span = ["2:6", "0:6"][changes % 2]
+            assert ask(folder, SetLayers(span))["layers"] == [span]
+            changes += not rest.done()
+        assert first + rest.result(timeout=120) == undisturbed
+    assert changes > 0, "the answer ended before anything changed: make it longer"
+    assert "".join(stream(door.url, 50)) == undisturbed[: len("".join(stream(door.url, 50)))]
+
+
+def test_what_would_leave_layers_to_nobody_or_does_not_fit_is_refused_and_changes_nothing(
+    swarm: SwarmProcesses,
+) -> None:
+    door, other = swarm.nodes
+    answered(other, "layers", "3:6")
+    refused = control(other, "layers", "0:3")
+    assert refused.returncode == 1
+    assert "nobody else holds layers 3-5 of tiny" in refused.stderr
+    assert "--force" in refused.stderr
+    assert control(other, "layers", "0:9").returncode == 1
+    assert "needs" not in control(other, "layers").stdout
+    with pytest.raises(NodeRefusedError, match="say which model|A:B"):
+        ask(other.folder / "state", SetLayers("some"))
+    assert [held["layers"] for held in answered(other, "layers")] == [["3:6"]]
+    assert "".join(stream(door.url, 20))
+
+
+def test_a_node_gives_the_choice_back_and_leaves_a_model(swarm: SwarmProcesses) -> None:
+    door, other = swarm.nodes
+    assert answered(other, "layers", "auto")["told"] == "auto"
+    assert answered(other, "layers", "0:6")["told"] == "0:6"
+    assert answered(door, "layers", "none")["layers"] == []
+    assert "".join(stream(door.url, 20))
+    refused = control(other, "layers", "none", "--model", "tiny")
+    assert "nobody else holds layers 0-5" in refused.stderr
+    gone = answered(other, "layers", "none", "--force")
+    assert (gone["told"], gone["layers"]) == ("none", [])
+    wait_for("the door to miss the layers", lambda: door.get("/health")[0] == 503)
+    assert answered(other, "layers", "0:6", "--model", "tiny")["layers"] == ["0:6"]
+    swarm.wait_servable([door])
+
+
+def test_keys_change_and_the_door_moves_while_an_answer_runs(swarm: SwarmProcesses, tmp_path: Path) -> None:
+    door = swarm.nodes[0]
+    new = answered(door, "door", "add-key", "--new")
+    second = answered(door, "door", "add-key", stdin="a-second-key\n")
+    shown = control(door, "door", "show").stdout
+    assert new["new"] not in shown
+    assert "a-second-key" not in shown + json.dumps(second)
+    assert [status(door.url), status(door.url, "a-second-key"), status(door.url, new["new"])] == [
+        400,
+        200,
+        200,
+    ]
+    pieces = stream(door.url, 400, key="a-second-key")
+    first = next(pieces)
+    (gone,) = (key["id"] for key in second["keys"] if key not in new["keys"])
+    assert answered(door, "door", "remove-key", gone)["keys"] == new["keys"]
+    assert [status(door.url, "a-second-key"), status(door.url, new["new"])] == [401, 200]
+    before, port = door.url, free_port()
+    assert answered(door, "door", "open", str(port)) == {"listen": f"127.0.0.1:{port}"}
+    assert [status(before, new["new"]), status(f"http://127.0.0.1:{port}", new["new"])] == [0, 200]
+    assert len(first + "".join(pieces)) > len(first)
+    door.api = port
+    answered(door, "door", "remove-key", new["keys"][0]["id"])
+    assert status(door.url) == 200
+    answered(door, "door", "close")
+    assert status(door.url) == 0
+    assert ask(door.folder / "state", GetState())["door"]["listen"] is None
+    answered(door, "door", "open")
+    assert status(door.url) == 200
