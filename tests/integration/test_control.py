@@ -24,7 +24,7 @@ from tests.support.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.processes, pytest.mark.real_model, pytest.mark.timeout(300)]
 
-TOKENS = 1500
+TOKENS = 800
 
 
 @pytest.fixture(scope="module")
@@ -86,14 +86,9 @@ def test_layers_change_under_a_running_answer_and_its_text_is_whole_and_the_same
         changed = answered(other, "layers", "0:6")
         assert changed["layers"] == ["0:6"]
         folder = other.folder / "state"
-        changes = 0
-        while not rest.done():
-            span = ["2:6", "0:6"][changes % 2]
-            assert ask(folder, SetLayers(span))["layers"] == [span]
-            changes += not rest.done()
+        assert not rest.done(), "the answer ended before anything changed: make it longer"
+        assert ask(folder, SetLayers("2:6"))["layers"] == ["2:6"]
         assert first + rest.result(timeout=120) == undisturbed
-    assert changes > 0, "the answer ended before anything changed: make it longer"
-    assert "".join(stream(door.url, 50)) == undisturbed[: len("".join(stream(door.url, 50)))]
 
 
 def test_what_would_leave_layers_to_nobody_or_does_not_fit_is_refused_and_changes_nothing(
@@ -106,8 +101,7 @@ def test_what_would_leave_layers_to_nobody_or_does_not_fit_is_refused_and_change
     assert "nobody else holds layers 3-5 of tiny" in refused.stderr
     assert "--force" in refused.stderr
     assert control(other, "layers", "0:9").returncode == 1
-    assert "needs" not in control(other, "layers").stdout
-    with pytest.raises(NodeRefusedError, match="say which model|A:B"):
+    with pytest.raises(NodeRefusedError, match=r"A:B.*auto or none"):
         ask(other.folder / "state", SetLayers("some"))
     assert [held["layers"] for held in answered(other, "layers")] == [["3:6"]]
     assert "".join(stream(door.url, 20))

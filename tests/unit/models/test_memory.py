@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from swarm.errors import DoesNotFitError
 from swarm.models.footprint import Footprint, footprint_of
 from swarm.models.manifest import FileEntry, Manifest, TensorInfo
-from swarm.models.memory import LEAST_KV_TOKENS, Memory, check_fits, divide, needed_bytes, reach
+from swarm.models.memory import LEAST_KV_TOKENS, Memory, check_fits, divide, needed_bytes, part_of, reach
 from swarm.models.spec import ModelSpec
 from swarm.types import LayerSpan
 
@@ -182,3 +182,12 @@ def test_every_reached_span_fits_and_one_layer_more_does_not(total, start):
     if end < 10:
         with pytest.raises(DoesNotFitError):
             check_fits(memory, model(), "m", [LayerSpan(start, end + 1)])
+
+
+@given(st.integers(550 * MB, 4000 * MB), st.lists(st.integers(0, 800 * MB), max_size=3), st.integers(0, 3))
+def test_what_models_may_use_beside_each_other_is_no_more_than_there_is(total, others, undecided):
+    part = part_of(memory_of(total), others, undecided)
+    own = part.total_bytes - part.overhead_bytes
+    assert part.overhead_bytes == 550 * MB
+    assert own >= 0
+    assert not own or own * (1 + undecided) + sum(others) + part.overhead_bytes <= total

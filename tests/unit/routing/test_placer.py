@@ -171,3 +171,12 @@ def test_a_gain_in_speed_has_to_last_and_is_not_followed_by_another_at_once():
     back = view(span(LOW, 0, 5), span(ME, 0, 5), span(HIGH, 5, 10, 0.2))
     for now in (93.0, 120.0, 150.0):
         assert tick(one, back, now) == []
+
+
+def test_what_a_node_holds_already_is_adopted_and_a_second_span_is_left_once_others_hold_it():
+    one = placer()
+    one.adopt([LayerSpan(0, 2), LayerSpan(2, 7)])
+    assert one.held == LayerSpan(2, 7)
+    assert tick(one, view(span(ME, 0, 2), span(ME, 2, 7), span(LOW, 7, 10)), 0.0) == []
+    seen = view(span(ME, 0, 2), span(ME, 2, 7), span(LOW, 7, 10), span(HIGH, 0, 2))
+    assert tick(one, seen, 1.0) == [Retire(LayerSpan(0, 2))]
