@@ -65,25 +65,26 @@ class Controls:
         self._clock = clock
 
     async def handle(self, request: AnyRequest) -> dict[str, Any]:
+        answer: dict[str, Any] = {}
         match request:
             case GetState():
-                return self._shown()
+                answer = self._shown()
             case MakeInvite(minutes):
-                return self._invite(minutes)
+                answer = self._invite(minutes)
             case PullModel(name, layers, ends):
-                return await self._pulls.ask(name, layers, ends)
+                answer = await self._pulls.ask(name, layers, ends)
             case Stop():
                 self._stop()
             case OpenDoor(listen, keys):
-                return await self._open(listen, keys)
+                answer = await self._open(listen, keys)
             case CloseDoor():
                 await self._doors.aclose()
             case ChangeKeys(add, remove):
                 await self._doors.change_keys(add, remove)
-                return {"keys": self._doors.state()["keys"]}
+                answer = {"keys": self._doors.state()["keys"]}
             case SetLayers(layers, model, force):
-                return await self._holding.change(model, layers, force=force)
-        return {}
+                answer = await self._holding.change(model, layers, force=force)
+        return answer
 
     def _shown(self) -> dict[str, Any]:
         door = self._doors.state()
