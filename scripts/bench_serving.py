@@ -18,6 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -138,10 +139,10 @@ def measure(url: str, nodes: int, args: argparse.Namespace) -> list[Cell]:
     return cells
 
 
-def settings_file(drafts: int) -> Path:
-    """Return a file that sets how many tokens are guessed ahead."""
+def settings_file(drafts: int, others: Sequence[str] = ()) -> Path:
+    """Return a file that sets how many tokens are guessed ahead, and ``others``: ``section.key=value`` in TOML."""
     path = Path(tempfile.mkdtemp()) / "swarm.toml"
-    path.write_text(f"[session]\ndraft_tokens = {drafts}\n")
+    path.write_text("\n".join([f"session.draft_tokens = {drafts}", *others, ""]))
     return path
 
 
@@ -319,6 +320,7 @@ def main() -> int:
         help="measure this rival too; may be given twice",
     )
     parser.add_argument("--gguf", type=Path, help="the model as llama.cpp reads it")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for all nodes")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     try:
@@ -343,7 +345,7 @@ def main() -> int:
         "bytes_per_token": {},
         "peers": [],
     }
-    settings = settings_file(args.drafts)
+    settings = settings_file(args.drafts, args.set)
     cells: dict[tuple[int, int, int], Cell] = {}
     prefill: list[float] = []
     for nodes in args.nodes:

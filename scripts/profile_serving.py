@@ -50,10 +50,11 @@ def main() -> None:
     parser.add_argument("--streams", type=int, nargs="+", default=[1, 16])
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     options = parser.parse_args()
     for nodes in options.nodes:
         doors = [True, *[False] * (nodes - 1)]
-        extra = ["--config", str(settings_file(drafts=0))]
+        extra = ["--config", str(settings_file(0, options.set))]
         with swarm_of(SPLITS[nodes], doors=doors, dtype=options.dtype, extra=extra) as swarm:
             url = swarm.nodes[0].url
             asyncio.run(drive(url, 2, 40, 8, 99))

@@ -96,6 +96,7 @@ def main() -> None:
     parser.add_argument("--nodes", type=int, default=2, choices=[1, 2, 3])
     parser.add_argument("--tokens", type=int, default=192)
     parser.add_argument("--dtype", default="bfloat16")
+    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE")
     options = parser.parse_args()
     from bench_serving import SPLITS, drive, settings_file
     from tests.support.swarm_process import swarm_of
@@ -104,7 +105,7 @@ def main() -> None:
         os.environ["SWARM_TRACE"] = folder
         program = (sys.executable, str(Path(__file__).resolve()))
         doors = [True, *[False] * (options.nodes - 1)]
-        extra = ["--config", str(settings_file(drafts=0))]
+        extra = ["--config", str(settings_file(0, options.set))]
         with swarm_of(
             SPLITS[options.nodes], doors=doors, dtype=options.dtype, extra=extra, program=program
         ) as swarm:

@@ -187,6 +187,9 @@ class EngineSettings:
         "Weights of up to so many bytes are also kept in the form that answers few streams fastest, "
         "on CPUs where that gains more than 15 %; 0: never.",
     )
+    huge_pages: bool = knob(
+        True, "Move weights in a CPU's memory to huge pages once they are loaded (Linux): steps are faster."
+    )
     block_tokens: int = knob(16, "KV is reserved in blocks of so many tokens.")
     prefix_share: float = knob(
         0.5,

@@ -33,7 +33,7 @@ from swarm.engine.jobs import (
 )
 from swarm.engine.kernels import seconds_per_byte
 from swarm.engine.kv_pool import KVBudget, KVLayout, floor_of
-from swarm.engine.memory import release_freed_memory
+from swarm.engine.memory import release_freed_memory, use_huge_pages
 from swarm.engine.prefix_cache import PrefixCache
 from swarm.engine.selfcheck import ensure_splittable
 from swarm.engine.stage import Stage
@@ -74,6 +74,8 @@ class Engine:
         self._stage_of: dict[SequenceKey, StageKey] = {}
         self._highest: dict[SequenceKey, int] = {}
         self._loading = asyncio.Lock()
+        self._moving: asyncio.Task[None] | None = None
+        self._moves_wanted = 0
         self._crash: BaseException | None = None
         self._deliver: Callable[[list[Result]], None] | None = None
         self._submitted: list[StepJob | EmbedJob | SampleJob] = []
@@ -117,6 +119,7 @@ class Engine:
         if stage.shares_prefixes:
             self._sharing.add(key)
         self._weights[key] = stage.weight_bytes
+        self._use_huge_pages()
         return LoadedStage(
             model=model.id,
             span=span,
@@ -160,7 +163,22 @@ class Engine:
             await asyncio.to_thread(release_freed_memory)
         seconds = await self._call(lambda core: _install_ends(core, model.id, ends))
         self._weights[model.id] = ends.weight_bytes
+        self._use_huge_pages()
         return LoadedEnds(model.id, dtype, ends.weight_bytes, seconds, ends.keeps_states)
+
+    def _use_huge_pages(self) -> None:
+        """Start moving what was loaded to huge pages, while it is used already; once more if more was loaded meanwhile."""
+        self._moves_wanted += 1
+        if self._settings.huge_pages and self._device == "cpu" and self._moving is None:
+            self._moving = asyncio.create_task(self._move_to_huge_pages())
+
+    async def _move_to_huge_pages(self) -> None:
+        try:
+            while self._moves_wanted:
+                self._moves_wanted = 0
+                await asyncio.to_thread(use_huge_pages, lambda: self._thread is not None)
+        finally:
+            self._moving = None
 
     def _build_stage(self, model: LocalModel, span: LayerSpan, dtype: str, quantize: str) -> Stage:
         ensure_splittable(model.folder, self._checks)
