@@ -320,7 +320,9 @@ def main() -> int:
         help="measure this rival too; may be given twice",
     )
     parser.add_argument("--gguf", type=Path, help="the model as llama.cpp reads it")
-    parser.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for all nodes")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for all nodes"
+    )
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     try:

@@ -72,10 +72,8 @@ def large_private_mappings(smaps: Iterable[str]) -> Iterator[tuple[int, int]]:
                 yield first, last
 
 
-def _collapse(
-    advise: Callable[[int, int, int], int], start: int, end: int, go_on: Callable[[], bool]
-) -> int:
-    """Return how many bytes of the mapping huge pages hold; another thread may unmap it meanwhile, which is harmless."""
+def _collapse(advise: Callable[[int, int, int], int], start: int, end: int, go_on: Callable[[], bool]) -> int:
+    """Return how many bytes of the mapping huge pages hold; that it is unmapped meanwhile does no harm."""
     if advise(start, end - start, _MADV_HUGEPAGE) != 0:
         return 0
     pages = range(start, end, _HUGE)

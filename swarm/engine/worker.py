@@ -174,7 +174,7 @@ class Engine:
         return LoadedEnds(model.id, dtype, ends.weight_bytes, seconds, ends.keeps_states)
 
     def _use_huge_pages(self) -> None:
-        """Start moving what was loaded to huge pages, while it is used already; once more if more was loaded meanwhile."""
+        """Start moving what was loaded to huge pages; again if more is loaded meanwhile."""
         self._moves_wanted += 1
         if self._settings.huge_pages and self._device == "cpu" and self._moving is None:
             self._moving = asyncio.create_task(self._move_to_huge_pages())
