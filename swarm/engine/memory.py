@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 _HUGE = 2 << 20
-"""Bytes of a huge page of x86-64 and of arm64 with pages of 4 KiB; with others the kernel refuses, and nothing is lost."""
+"""Bytes of a huge page of x86-64 and of arm64 with pages of 4 KiB; with others the kernel refuses."""
 
 _MADV_HUGEPAGE = 14
 _MADV_COLLAPSE = 25
