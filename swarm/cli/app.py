@@ -1,6 +1,7 @@
 """The command line: commands, exit codes, errors as one line. What the commands need is imported when they run.
 
-Exit codes: 0 done or stopped by a signal, 1 failed while running, 2 wrong option, setting or state folder.
+Exit codes: 0 done, 1 failed while running, 2 wrong option, setting or state folder, 130 interrupted before it was
+done. What runs until it is stopped (`join`, `status --watch`, a conversation) is done then.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ EXIT_USAGE = 2
 app = typer.Typer(
     name="swarm",
     help="Several machines, one language model, one OpenAI-compatible API.",
-    epilog="Exit codes: 0 done or stopped, 1 failed while running, 2 wrong option, setting or state folder.",
+    epilog="Exit codes: 0 done (a node, a table or a conversation: stopped), 1 failed while running, 2 wrong option, "
+    "setting or state folder, 130 interrupted by Ctrl-C.",
     no_args_is_help=True,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,

@@ -9,11 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from swarm.cli.console import announce, printable
-from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door
+from swarm.cli.console import announce, coloured, printable, waiting
+from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door, ModelComingError
 from swarm.errors import SwarmError
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
+FETCH_SECONDS = 1.0
 HELP = """\
 /new           forget the conversation
 /system TEXT   set the system prompt (nothing: none)
@@ -58,7 +59,8 @@ def chat(
         if not given:
             raise SwarmError("there is nothing to ask: give a PROMPT, or text on standard input")
     if given:
-        talk.ask(given)
+        if not talk.ask(given):
+            raise KeyboardInterrupt  # half an answer is no success to whoever reads the exit code
         return
     announce(f"{talk.model} at {door.url}. /help shows what else can be typed.")
     _converse(talk)
@@ -75,8 +77,8 @@ class Talk:
     show_route: bool = True
     messages: list[dict[str, str]] = field(default_factory=list)
 
-    def ask(self, text: str) -> None:
-        """Print the answer as it streams. Ctrl-C stops it; what was said by then counts."""
+    def ask(self, text: str) -> bool:
+        """Print the answer as it streams; return whether it is whole. Ctrl-C stops it; what was said counts."""
         self.messages.append({"role": "user", "content": text})
         system = [{"role": "system", "content": self.system}] if self.system else []
         body = {
@@ -89,9 +91,8 @@ class Talk:
         }
         shown = _Shown()
         try:
-            with self.door.stream("/v1/chat/completions", body) as events:
-                for event in events:
-                    shown.take(event)
+            while not self._answered(body, shown):
+                time.sleep(FETCH_SECONDS)
         except KeyboardInterrupt:
             shown.note = "stopped"
         finally:
@@ -100,6 +101,18 @@ class Talk:
             else:
                 self.messages.pop()
             shown.end(with_route=self.show_route)
+        return not shown.note
+
+    def _answered(self, body: dict[str, Any], shown: _Shown) -> bool:
+        """Show what is answered; return False when the door has yet to fetch the model."""
+        try:
+            with self.door.stream("/v1/chat/completions", body) as events:
+                for event in events:
+                    shown.take(event)
+        except ModelComingError:
+            shown.wait(f"{self.model} is being fetched for this front door …")
+            return False
+        return True
 
 
 class _Shown:
@@ -112,7 +125,17 @@ class _Shown:
         self._begun = time.monotonic()
         self._first = self._last = 0.0
         self._reasoning = False
-        self._colour = sys.stdout.isatty()
+        self._terminal = sys.stdout.isatty()
+        self._dim, self._plain = (DIM, PLAIN) if coloured(sys.stdout) else ("", "")
+        self._waiting = waiting("…")
+        self._waiting.start()
+        self._waits_for = ""
+
+    def wait(self, reason: str) -> None:
+        """Say what is waited for, once."""
+        if reason != self._waits_for:
+            self._waits_for = reason
+            self._waiting.update(reason)
 
     def take(self, event: dict[str, Any]) -> None:
         self._usage = event.get("usage") or self._usage
@@ -122,17 +145,19 @@ class _Shown:
             if said or thought:
                 self._last = time.monotonic()
                 self._first = self._first or self._last
-            if thought and self._colour:
-                self._write(("" if self._reasoning else DIM) + _lines(thought))
+            if thought and self._terminal:
+                self._write(("" if self._reasoning else self._dim) + _lines(thought))
                 self._reasoning = True
             if said:
-                self._write((f"{PLAIN}\n" if self._reasoning else "") + _lines(said))
+                self.text += said  # before it is seen: Ctrl-C may come at once
+                self._write((f"{self._plain}\n" if self._reasoning else "") + _lines(said))
                 self._reasoning = False
-                self.text += said
 
     def end(self, *, with_route: bool) -> None:
-        self._write((PLAIN if self._reasoning else "") + "\n")
-        if not (with_route and sys.stderr.isatty()):
+        self._waiting.stop()
+        if self._first or self._usage or self.note:
+            self._write((self._plain if self._reasoning else "") + "\n")
+        if not (with_route and sys.stderr.isatty() and (self._usage or self.note)):
             return
         tokens = self._usage.get("completion_tokens", 0)
         facts = [f"{tokens} tokens"] if tokens else []
@@ -143,9 +168,11 @@ class _Shown:
         route = self._usage.get("swarm", {}).get("route", ())
         hops = " -> ".join(f"{hop['name']} {hop['layers']} {hop['compute_ms']:.0f} ms" for hop in route)
         facts += [fact for fact in (hops, self.note) if fact]
-        print(f"{DIM}[{printable(' | '.join(facts))}]{PLAIN}", file=sys.stderr, flush=True)
+        line = f"[{printable(' | '.join(facts))}]"
+        print(f"{DIM}{line}{PLAIN}" if coloured(sys.stderr) else line, file=sys.stderr, flush=True)
 
     def _write(self, text: str) -> None:
+        self._waiting.stop()
         sys.stdout.write(text)
         sys.stdout.flush()
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from typing import Protocol, TextIO
 
 from rich.console import Console
 from rich.progress import Progress as Bars
 from rich.progress import TaskID
+from rich.status import Status
+from rich.text import Text
 
 from swarm.models.progress import Progress
 
@@ -32,6 +35,11 @@ def printable(text: str) -> str:
     )
 
 
+def coloured(out: TextIO) -> bool:
+    """Return whether what goes to ``out`` may be dimmed and coloured: on a terminal that NO_COLOR leaves free."""
+    return out.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
 def table_console() -> Console:
     """Return where tables go: as wide as the terminal (or $COLUMNS), else wide enough to cut nothing."""
     fits_itself = sys.stdout.isatty() or "COLUMNS" in os.environ
@@ -41,6 +49,45 @@ def table_console() -> Console:
 def progress() -> Progress:
     """Return how long work is shown: bars on a terminal, else a line at its start and end."""
     return _Bars() if sys.stderr.isatty() else _Lines()
+
+
+class Waiting(Protocol):
+    """A sign that something is waited for; standard error is free again once it is stopped."""
+
+    def start(self) -> None: ...
+    def update(self, reason: str) -> None: ...
+    def stop(self) -> None: ...
+
+
+def waiting(what: str) -> Waiting:
+    """Return a spinner for a terminal; elsewhere only a reason is told, as a line."""
+    return _Spinner(what) if sys.stderr.isatty() else _Reason()
+
+
+class _Spinner:
+    def __init__(self, what: str) -> None:
+        # Text: a reason may hold what would be markup.
+        self._status = Status(Text(what), console=Console(stderr=True), spinner="dots")
+
+    def start(self) -> None:
+        self._status.start()
+
+    def update(self, reason: str) -> None:
+        self._status.update(Text(printable(reason)))
+
+    def stop(self) -> None:
+        self._status.stop()
+
+
+class _Reason:
+    def start(self) -> None:
+        """There is nothing to tell yet."""
+
+    def update(self, reason: str) -> None:
+        print(printable(reason), file=sys.stderr, flush=True)
+
+    def stop(self) -> None:
+        """Nothing stands on the line."""
 
 
 class _Lines:

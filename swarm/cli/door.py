@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from swarm.errors import ConfigError, SwarmError
+from swarm.errors import ConfigError, ModelOnItsWayError, SwarmError
 from swarm.types import Address
 
 if TYPE_CHECKING:
@@ -33,6 +33,10 @@ ApiKeyFile = Annotated[
     Path | None,
     typer.Option("--api-key-file", metavar="FILE", help="File with the API key; else SWARM_API_KEYS."),
 ]
+
+
+class ModelComingError(SwarmError):
+    """The door has yet to get the model from other members; asked again, it waits some more."""
 
 
 class Door:
@@ -108,10 +112,12 @@ def _events(answer: httpx.Response) -> Iterator[dict[str, Any]]:
 
 
 def _refused(status: int, body: Any) -> SwarmError:
-    message = body.get("error", {}).get("message") if isinstance(body, dict) else None
-    hint = " Name the key's file with --api-key-file, or set SWARM_API_KEYS." if status in (400, 401) and (
-        isinstance(body, dict) and "api_key" in str(body.get("error", {}).get("code"))
-    ) else ""  # fmt: skip
+    error = body.get("error") if isinstance(body, dict) else None
+    message, code = (error.get("message"), str(error.get("code"))) if isinstance(error, dict) else (None, "")
+    if message and code == ModelOnItsWayError.api_code:
+        return ModelComingError(message)
+    asks_for_key = status in (400, 401) and "api_key" in code
+    hint = " Name the key's file with --api-key-file, or set SWARM_API_KEYS." if asks_for_key else ""
     return SwarmError(f"{message or f'it answered {status}'}{hint}")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from typing import Annotated, Any
@@ -35,7 +36,8 @@ def status(
     if as_json:
         typer.echo(json.dumps(door.get(STATE), indent=2))
     elif watch:
-        _watch(door)
+        with contextlib.suppress(KeyboardInterrupt):  # that is how it ends
+            _watch(door)
     else:
         table_console().print(_shown(door.get(STATE), table_console().width))
 

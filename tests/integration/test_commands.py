@@ -8,6 +8,8 @@ import os
 import sys
 from pathlib import Path
 
+from swarm.errors import ModelOnItsWayError
+from swarm.node.front import ServedModel
 from tests.support.front_door import MODEL, FakeFrontDoor, Served, serving
 
 MEMBER = {
@@ -59,6 +61,22 @@ async def test_chat_escapes_what_would_steer_the_terminal() -> None:
     async with serving(Seen(script=lambda request: ["a\x1b[2Jb", "\n", "c"])) as served:
         _, out, _ = await swarm(served, "chat", "x")
     assert out == "a\\x1b[2Jb\nc\n"
+
+
+async def test_chat_waits_for_a_model_that_the_door_still_fetches() -> None:
+    class Fetching(Seen):
+        asked = 0
+
+        async def ready(self, model: str) -> ServedModel:
+            self.asked += 1
+            if self.asked == 1:
+                raise ModelOnItsWayError("not yet here")
+            return await super().ready(model)
+
+    async with serving(Fetching()) as served:
+        code, out, err = await swarm(served, "chat", "x")
+    assert (code, out) == (0, "Hello, world!\n")
+    assert err == f"{MODEL} is being fetched for this front door …\n"
 
 
 async def test_a_door_with_keys_is_told_the_key_by_a_file_or_the_environment(tmp_path: Path) -> None:
