@@ -13,8 +13,8 @@ check() {
 }
 
 # Scripts without an extension are not found by ruff itself.
-check ruff check . scripts/demo scripts/make_docs scripts/test scripts/test_browser scripts/test_clients
-check ruff format --check . scripts/demo scripts/make_docs scripts/test scripts/test_browser scripts/test_clients
+check ruff check . scripts/demo scripts/check_deploy scripts/make_docs scripts/test scripts/test_browser scripts/test_clients
+check ruff format --check . scripts/demo scripts/check_deploy scripts/make_docs scripts/test scripts/test_browser scripts/test_clients
 check mypy --strict
 check mypy --strict scripts/_*.py
 check lint-imports --no-cache

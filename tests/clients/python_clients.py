@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -32,6 +33,8 @@ REAL = os.environ["SWARM_REAL"] + "/v1"
 REAL_MODEL = os.environ["SWARM_REAL_MODEL"]
 SCRIPTED = os.environ["SWARM_SCRIPTED"] + "/v1"
 SCRIPTED_MODEL = os.environ["SWARM_SCRIPTED_MODEL"]
+PAGE = Path(__file__).parents[2] / "docs" / "clients.md"
+EXAMPLES = re.findall(r"^```python\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 QUESTION: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
 WEATHER: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
 
@@ -92,6 +95,15 @@ def test_langchain_structured_output_on_real_nodes(method: Any) -> None:
     )
     answer = model.with_structured_output(City, method=method).invoke("Name a city and its inhabitants.")
     assert isinstance(answer, City)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=range(len(EXAMPLES)))
+def test_an_example_of_the_documentation_runs_on_real_nodes(
+    example: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code = example.replace("http://127.0.0.1:8000", os.environ["SWARM_REAL"])
+    exec(compile(code, "docs/clients.md", "exec"), {"__name__": "__main__"})
+    assert capsys.readouterr().out.strip()
 
 
 @pytest.mark.parametrize("responses", [False, True])
