@@ -47,8 +47,7 @@ class Block:
         """What a user types: of a console block the lines behind the prompt."""
         if self.language != "console":
             return self.text
-        lines = self.text.splitlines(keepends=True)
-        return "".join(line.removeprefix("$ ") for line in lines if line.startswith("$ "))
+        return "".join(re.findall(r"^\$ ((?:.*\\\n)*.*\n)", self.text, re.MULTILINE))
 
 
 def blocks(*languages: str) -> list[Block]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import typer
@@ -103,3 +104,27 @@ def test_every_test_that_the_conformance_page_names_exists() -> None:
     known = {name for path in sources for name in _TEST.findall(path.read_text(encoding="utf-8"))}
     assert named - known == set()
     assert len(named) > 80
+
+
+def test_every_message_that_the_troubleshooting_page_explains_is_one_of_ours() -> None:
+    rows = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8").splitlines()
+    symptoms = [
+        row.split("|")[1] for row in rows if row.startswith("| ") and not row.startswith("| what you see")
+    ]
+    quoted = [code for symptom in symptoms for code in re.findall(r"`([^`]+)`", symptom) if " " in code]
+    assert len(quoted) > 5
+    said = "\n".join(_texts())
+    parts = [part.strip(" :") for code in quoted for part in code.split("…")]
+    assert [part for part in parts if part not in said] == []
+
+
+def _texts() -> Iterator[str]:
+    """Yield the texts in our sources; what is filled in while running is a space."""
+    for path in (ROOT / "swarm").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                yield "".join(
+                    str(part.value) if isinstance(part, ast.Constant) else " " for part in node.values
+                )
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
