@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 import pytest
 import typer
 
-from scripts import _api_page, _cli_page, _metrics_page
+from scripts import _api_page, _cli_page, _control_page, _metrics_page
 from swarm.api import metrics
 from swarm.api.openapi import document
 from swarm.api.responses.schemas import ResponsesBody
@@ -22,6 +22,7 @@ from tests.support.pages import ROOT
 
 GENERATED: dict[str, Callable[[], str]] = {
     "cli.md": _cli_page.page,
+    "control.md": _control_page.page,
     "configuration.md": reference.page,
     "http-api.md": _api_page.page,
     "metrics.md": _metrics_page.page,
