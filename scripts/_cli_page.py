@@ -10,14 +10,15 @@ import typer
 
 from swarm.cli.app import app
 
-_HEAD = """\
+_HEAD = f"""\
 # Command line
 
 Generated from the commands by `scripts/make_docs`; a test keeps it true. `swarm` and `python -m swarm` are the same
 command, and `--help` behind any of them prints what stands here.
 
-Exit codes: 0 done or stopped by a signal, 1 failed while running, 2 wrong option, setting or state folder. Errors are
-one line on standard error. Colours and progress bars appear on a terminal only. `swarm --install-completion` has your
+{app.info.epilog}
+
+Errors are one line on standard error. Colours and progress bars appear on a terminal only. `swarm --install-completion` has your
 shell complete commands and options.
 
 | command | does |
