@@ -18,8 +18,8 @@ command, and `--help` behind any of them prints what stands here.
 
 {app.info.epilog}
 
-Errors are one line on standard error. Colours and progress bars appear on a terminal only. `swarm --install-completion` has your
-shell complete commands and options.
+Errors are one line on standard error. Colours and progress bars appear on a terminal only. With
+`swarm --install-completion` your shell completes commands and options.
 
 | command | does |
 |---|---|
