@@ -50,13 +50,15 @@ class DoesNotFitError(ModelError):
         would_fit: LayerSpan | None,
         most_layers: int,
     ) -> None:
+        """``what`` names the layers; empty: it is only about the ends, which a front door needs."""
         fits = f"{most_layers} layers of it would fit" if most_layers else "no layer of it would fit"
         if would_fit is not None:
             fits = f"{would_fit.described()} would fit (--layers {would_fit})"
+        remedy = f"Here {fits}. Give it more with --memory, or fewer layers with --layers."
         super().__init__(
-            f"{what} of {model} in {dtype} need {needed_bytes / 2**20:.0f} MiB with their KV cache and overhead; "
-            f"this node may use {available_bytes / 2**20:.0f} MiB. Here {fits}. Give it more with --memory, "
-            "or fewer layers with --layers."
+            f"{what or 'embedding, norm and head'} of {model} in {dtype} need {needed_bytes / 2**20:.0f} MiB with "
+            f"their KV cache and overhead; for that this node may use {available_bytes / 2**20:.0f} MiB. "
+            + (remedy if what else "Give it more with --memory, or ask another node's front door.")
         )
         self.needed_bytes = needed_bytes
         self.available_bytes = available_bytes

@@ -170,6 +170,7 @@ def running_of(state: dict[str, Any], name: str) -> Running:
                     speed.get("microseconds_per_layer", 1000.0) / 1e6,
                     load.get("queued_rows", 0),
                     speed.get("free_kv_tokens", 0),
+                    seconds_per_row=speed.get("row_microseconds", 0.0) / 1e6,
                 )
             )
         if load.get("head_microseconds"):

@@ -124,6 +124,8 @@ class LoadedStage:
     quantize: str
     seconds_per_layer: float
     """One decode token through one layer, median of a few runs at load."""
+    seconds_per_row: float
+    """Each further row of a pass of many through one layer, the best of a few runs at load."""
 
 
 @dataclass(frozen=True, slots=True)

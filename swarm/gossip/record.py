@@ -88,6 +88,8 @@ class SpanLoad(msgspec.Struct, frozen=True, array_like=True, gc=False):
     index: int
     microseconds_per_layer: float
     free_kv_tokens: int
+    row_microseconds: float = 0.0
+    """Each further row of a pass through one layer; 0: unknown."""
 
 
 class LoadRecord(msgspec.Struct, frozen=True, array_like=True):
@@ -163,7 +165,7 @@ def decode_load(body: bytes) -> LoadRecord:
     quantities = [record.queued_rows, record.sessions, record.tokens_per_second, record.rss_bytes]
     quantities.append(record.head_microseconds)
     for span in record.spans:
-        quantities += [span.index, span.microseconds_per_layer, span.free_kv_tokens]
+        quantities += [span.index, span.microseconds_per_layer, span.free_kv_tokens, span.row_microseconds]
     quantities += [link.rtt_microseconds for link in record.links]
     if len(record.links) > MAX_REPORTED_LINKS or not all(math.isfinite(q) and q >= 0 for q in quantities):
         raise ProtocolError("load record: a field is out of its range")

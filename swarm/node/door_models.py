@@ -51,8 +51,7 @@ class DoorModels:
         task = self._coming.get(model)
         if task is None:
             local = self._library.models.get(model)
-            if local is not None and not local.lacks(None, ends=True):
-                await self._hosting.need_ends(local)
+            if local is not None and self._hosting.has_ends(model):
                 return local
             task = self._coming[model] = asyncio.create_task(self._fetch(model), name=f"ends of {model}")
             task.add_done_callback(lambda _task: self._coming.pop(model, None))
@@ -98,6 +97,8 @@ class DoorModels:
 
     async def _fetch(self, model: ModelId) -> LocalModel:
         try:
+            # Before anything large is fetched: whether it would fit is known from where its tensors lie.
+            self._hosting.check_ends(await self._library.described(model))
             local = await self._library.for_door(model)
             await self._hosting.need_ends(local)
             await self._hosting.tokenizer(local)

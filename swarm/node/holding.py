@@ -96,8 +96,8 @@ class Holding:
         A node that was told nothing stays a member whatever happens, and says what it lacks.
         """
         async with asyncio.TaskGroup() as self._tasks:
-            for choice in self._choices:
-                self._tasks.create_task(self._hold_named(choice))
+            if self._choices:
+                self._tasks.create_task(self._hold_chosen(self._tasks))
             if not self._choices and self._settings.layers == NONE:
                 self._hosting.settle()
             elif not self._choices:
@@ -105,11 +105,36 @@ class Holding:
             # Changes need the group for as long as the node runs.
             await asyncio.Event().wait()
 
-    async def _hold_named(self, choice: ModelChoice) -> None:
-        # What is known of the model comes first, its weights when it is decided which.
-        local = await self._library.named(choice.name, span=None, ends=False)
-        self._pending -= 1
-        await self._hold(local, self._settings.layers if choice.layers is None else choice.layers)
+    async def _hold_chosen(self, later: asyncio.TaskGroup) -> None:
+        # What is known of the models comes first, their weights when it is decided which: they share one memory.
+        async with asyncio.TaskGroup() as tasks:
+            named = [
+                tasks.create_task(self._library.named(choice.name, span=None, ends=False))
+                for choice in self._choices
+            ]
+        told = [self._settings.layers if choice.layers is None else choice.layers for choice in self._choices]
+        chosen = [(one.result(), layers) for one, layers in zip(named, told, strict=True)]
+        if len(chosen) > 1:
+            await self._share(chosen)
+        for local, layers in chosen:
+            self._pending -= 1
+            self._held.setdefault(local.id, _Held(local, layers))
+            later.create_task(self._hold(local, layers))
+
+    async def _share(self, chosen: Sequence[tuple[LocalModel, LayerSpan | str]]) -> None:
+        """Divide the memory among several models. Raises DoesNotFitError when what was named does not fit together."""
+        await self._joined()
+        view = self._view()
+        wishes, pinned = {}, []
+        for local, told in chosen:
+            spans = None if told == AUTO else self._wanted(local, told)
+            missing = missing_layers(view, local.id, local.spec.layers)
+            wishes[local.id] = self._hosting.wish(local, spans, missing)
+            if spans is not None:
+                pinned.append((local, spans))
+        self._hosting.give_portions(wishes)
+        for local, spans in pinned:
+            self._hosting.check_fits(local, spans)
 
     async def _hold(self, local: LocalModel, told: LayerSpan | str) -> None:
         """Hold what the settings say, unless the user has said something else meanwhile."""

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from swarm.config import MIB
 from swarm.errors import ModelError
 from swarm.gossip.record import HostedSpan, IntendedSpan, SpanLoad
 from swarm.models.footprint import Footprint, footprint_of
-from swarm.models.memory import Division, Memory, check_fits, divide, needed_bytes, part_of, reach
+from swarm.models.memory import Memory, Wish
 from swarm.models.tokenizer import ChatTokenizer
+from swarm.node.room import Room
 from swarm.routing.placement import Machine
+from swarm.routing.speed import SpanSpeed
 from swarm.types import LayerSpan, ModelId, NodeId
 
 if TYPE_CHECKING:
@@ -51,7 +52,6 @@ class Hosting:
         self._settings = settings
         self._library = library
         self._engine = engine
-        self._memory = memory
         self._ends_wanted = memory.door
         self._announce = announce
         self._on_change = on_change
@@ -60,10 +60,11 @@ class Hosting:
         self._tokenizers: dict[ModelId, ChatTokenizer] = {}
         self._loading = asyncio.Lock()
         self._intended: dict[ModelId, IntendedSpan] = {}
+        self._speeds: dict[tuple[ModelId, LayerSpan], SpanSpeed] = {}
         self._footprints: dict[ModelId, Footprint] = {}
-        self._reaches: dict[tuple[ModelId, int], tuple[int, ...]] = {}
-        self._claimed: dict[ModelId, list[LayerSpan]] = {}
-        """What is loaded or being loaded of each model: what its memory is counted by."""
+        self._room = Room(
+            memory, lambda kv, copies: engine.limit_memory(kv_bytes=kv, second_copy_bytes=copies)
+        )
         self._doing: dict[ModelId, str] = {}
         self._seconds_per_byte = 0.0
         self._settled = False
@@ -71,7 +72,6 @@ class Hosting:
         """How many models this node is to hold layers of, those included that it has not got yet."""
         self._complete: set[ModelId] = set()
         """Models whose first span, if any, is decided and loaded."""
-        self._divisions: dict[ModelId, Division] = {}
 
     # --- what others read ---
 
@@ -88,13 +88,13 @@ class Hosting:
 
     def memory(self) -> dict[str, int]:
         """How this node's memory is divided, in bytes."""
-        parts = self._divisions.values()
+        parts = self._room.division
         return {
-            "total_bytes": self._memory.total_bytes,
-            "weights_bytes": sum(part.weights_bytes for part in parts),
-            "ends_bytes": sum(part.ends_bytes for part in parts),
-            "kv_bytes": sum(part.kv_bytes for part in parts),
-            "overhead_bytes": self._memory.overhead_bytes,
+            "total_bytes": self._room.memory.total_bytes,
+            "weights_bytes": parts.weights_bytes,
+            "ends_bytes": parts.ends_bytes,
+            "kv_bytes": parts.kv_bytes,
+            "overhead_bytes": parts.overhead_bytes,
         }
 
     def intended(self) -> tuple[IntendedSpan, ...]:
@@ -114,10 +114,18 @@ class Hosting:
     def loads(self) -> tuple[SpanLoad, ...]:
         return tuple(
             SpanLoad(
-                index, stage.seconds_per_layer * 1e6, self._engine.free_kv_tokens(stage.model, stage.span)
+                index,
+                self._speeds[stage.model, stage.span].seconds_per_layer * 1e6,
+                self._engine.free_kv_tokens(stage.model, stage.span),
+                self._speeds[stage.model, stage.span].seconds_per_row * 1e6,
             )
             for index, (stage, _) in enumerate(self._stages)
         )
+
+    def passed(self, key: tuple[ModelId, LayerSpan], layers: int, rows: int, seconds: float) -> None:
+        """Learn from a pass through ``layers`` layers of a loaded span how fast it is."""
+        if key in self._speeds:
+            self._speeds[key].note(layers, rows, seconds)
 
     # --- what it settles ---
 
@@ -126,6 +134,7 @@ class Hosting:
         if local.id in self._complete:
             return
         self._complete.add(local.id)
+        self._room.settled(local.id)
         if self._ends_wanted:
             local = await self._library.complete(local, [], ends=True)
             await self.need_ends(local)
@@ -147,6 +156,7 @@ class Hosting:
                 local.spec, local.manifest, self.compute_dtype(local), self._settings.quantize
             )
             self._footprints[local.id] = found
+            self._room.know(local.id, found)
         return found
 
     async def measure(self, local: LocalModel) -> None:
@@ -157,17 +167,13 @@ class Hosting:
     def machine(self, local: LocalModel) -> Machine:
         """Return this node as placement sees it: its speed as measured, or estimated before it holds any layer."""
         model = self.footprint(local)
-        memory = self._memory_for(local)
-        key = (local.id, memory.total_bytes)
-        if key not in self._reaches:
-            self._reaches[key] = reach(memory, model, self.private_spans(local))
-        measured = [stage.seconds_per_layer for stage, _ in self._stages if stage.model == local.id]
+        measured = [speed.seconds_per_layer for (held, _), speed in self._speeds.items() if held == local.id]
         guessed = self._seconds_per_byte * sum(model.layer_bytes) / model.layers
         head = self.head_seconds or self._seconds_per_byte * model.ends_bytes
         return Machine(
             node=self._node,
             seconds_per_layer=min(measured, default=guessed),
-            reach=self._reaches[key],
+            reach=self._room.reach(local.id, self.private_spans(local)),
             door_seconds=head if self._ends_wanted else 0.0,
         )
 
@@ -177,16 +183,31 @@ class Hosting:
 
     def fits(self, local: LocalModel, spans: Sequence[LayerSpan]) -> bool:
         """Whether ``spans`` of a model fit into memory together, beside what is held of other models."""
-        memory = self._memory_for(local)
-        return needed_bytes(memory, self.footprint(local), spans) <= memory.total_bytes
+        self.footprint(local)
+        return self._room.fits(local.id, spans)
+
+    def give_portions(self, chosen: Mapping[ModelId, Wish]) -> None:
+        """Divide the memory among several models before any is loaded."""
+        parts = self._room.give_portions(chosen)
+        each = ", ".join(f"{part / MIB:.0f} MiB for {model.name}" for model, part in parts.items())
+        self._announce(f"Memory for several models: {each}; what one leaves is the others'.")
+
+    def wish(
+        self, local: LocalModel, spans: Sequence[LayerSpan] | None, missing: Sequence[LayerSpan]
+    ) -> Wish:
+        """Return what a model asks of the memory: its spans, or (None) as many layers as it gets room for."""
+        pinned = None if spans is None else tuple(spans)
+        return Wish(self.footprint(local), self._ends_wanted, pinned, tuple(missing))
 
     def check_fits(self, local: LocalModel, spans: Sequence[LayerSpan]) -> None:
         """Raise DoesNotFitError with the numbers unless ``fits``."""
-        check_fits(self._memory_for(local), self.footprint(local), local.id.name, spans)
+        self.footprint(local)
+        self._room.check(local.id, spans)
 
     def intend(self, local: LocalModel, span: LayerSpan | None, *, firm: bool) -> None:
         """Tell the swarm what this node means to load."""
         seconds = self.machine(local).seconds_per_layer
+        self._room.intend(local.id, span)
         if span is None:
             self._intended.pop(local.id, None)
         else:
@@ -198,22 +219,21 @@ class Hosting:
 
         Raises DoesNotFitError before anything is fetched, ModelError.
         """
-        claimed = self._claimed.setdefault(local.id, [])
-        self.check_fits(local, [*claimed, span])
-        claimed.append(span)
+        self.footprint(local)
+        self._room.claim(local.id, span)
         self._doing[local.id] = f"loading {span.described()}"
         try:
             local = await self._library.complete(local, [span], ends=False)
             dtype = self.compute_dtype(local)
-            self._divide_memory(local)
+            self._announce(self._room.division.described(self._room.memory))
             self._announce(f"Loading {span.described()} of {local.id.name} in {dtype} …")
             stage = await self._engine.load_span(local, span, dtype, self._settings.quantize)
         except BaseException:
-            claimed.remove(span)
-            self._share_out()
+            self._room.release(local.id, span)
             raise
         finally:
             self._doing.pop(local.id, None)
+        self._speeds[local.id, span] = SpanSpeed(stage.seconds_per_layer, stage.seconds_per_row)
         self._stages.append((stage, local.spec.layers))
         self._on_change()
         self._announce(
@@ -235,80 +255,18 @@ class Hosting:
         if cut_off:
             self._announce(f"{cut_off} answers still used {span.described()}; they go on elsewhere.")
         await self._engine.unload_span(local.id, span)
-        self._claimed[local.id].remove(span)
-        self._divide_memory(local)
+        self._speeds.pop((local.id, span), None)
+        self._room.release(local.id, span)
         self._announce(f"Dropped {span.described()} of {local.id.name}.")
 
     def door_opened(self) -> None:
         """From now on the ends of models count as held: a front door loads them with the first request."""
-        if not self._memory.door:
-            self._memory = replace(self._memory, door=True)
-            self._share_out()
+        self._room.door_opened()
 
     # --- inside ---
 
     def spans_of(self, local: LocalModel) -> list[LayerSpan]:
         return [stage.span for stage, _ in self._stages if stage.model == local.id]
-
-    def _memory_for(self, local: LocalModel) -> Memory:
-        """Return the model's part of the memory: what others need at least is theirs, the rest is for the undecided."""
-        self.footprint(local)
-        needed = [self._least_bytes(model) for model in self._counted() if model != local.id]
-        undecided = max(self.expected - 1 - len(needed), 0)
-        return part_of(self._memory_of(local.id), needed, undecided)
-
-    def _counted(self) -> list[ModelId]:
-        return sorted(self._complete | {model for model, spans in self._claimed.items() if spans})
-
-    def _least_bytes(self, model: ModelId) -> int:
-        """Return what a model's spans and ends take without the overhead, which all models share."""
-        memory = self._memory_of(model)
-        spans = self._claimed.get(model, [])
-        return needed_bytes(memory, self._footprints[model], spans) - memory.overhead_bytes
-
-    def _memory_of(self, model: ModelId) -> Memory:
-        """Return the whole memory with a model's part of what is asked for in numbers of its own."""
-        parts = max(self.expected, 1)
-        most = self._memory.most_kv_bytes
-        # There is no second form of weights in float32.
-        single = self._footprints[model].dtype == "float32"
-        return replace(
-            self._memory,
-            kv_bytes=self._memory.kv_bytes // parts,
-            most_kv_bytes=None if most is None else most // parts,
-            second_copy_bytes=0 if single else self._memory.second_copy_bytes // parts,
-        )
-
-    def _divide_memory(self, local: LocalModel) -> None:
-        """Set what KV cache and second copies may use now, and say what that is."""
-        division = self._share_out()[local.id]
-        self._announce(
-            f"Memory: {division.weights_bytes / MIB:.0f} MiB for layers, {division.ends_bytes / MIB:.0f} for the "
-            f"model's ends, {division.kv_bytes / MIB:.0f} for KV, {division.overhead_bytes / MIB:.0f} for the "
-            f"program; {self._memory.total_bytes / MIB:.0f} may be used."
-        )
-
-    def _share_out(self) -> dict[ModelId, Division]:
-        """Give each model what it needs at least and an equal part of the rest."""
-        least = {model: self._least_bytes(model) for model in self._claimed}
-        overhead = self._memory.overhead_bytes
-        parts = max(self.expected, len(least), 1)
-        rest = max(0, self._memory.total_bytes - overhead - sum(least.values())) // parts
-        self._divisions = {
-            model: divide(
-                replace(self._memory_of(model), total_bytes=overhead + needed + rest),
-                self._footprints[model],
-                self._claimed[model],
-            )
-            for model, needed in least.items()
-        }
-        held = self._divisions.values()
-        if held:
-            self._engine.limit_memory(
-                kv_bytes=sum(part.kv_bytes for part in held),
-                second_copy_bytes=sum(part.second_copy_bytes for part in held),
-            )
-        return self._divisions
 
     def private_spans(self, local: LocalModel) -> tuple[LayerSpan, ...]:
         """The first and last layers that this door insists on computing itself."""
@@ -325,11 +283,27 @@ class Hosting:
         """``--dtype``; auto is the checkpoint's where this device computes it natively, else float32."""
         return self._computed_in(self._settings.dtype, local.spec.dtype)
 
+    def has_ends(self, model: ModelId) -> bool:
+        """Whether a model's ends are loaded."""
+        return model in self._ends
+
+    def check_ends(self, local: LocalModel) -> None:
+        """Raise DoesNotFitError when a model's ends don't fit into memory beside all that is held."""
+        self.footprint(local)
+        self._room.check_ends(local.id)
+
     async def need_ends(self, local: LocalModel) -> None:
-        """Load the embedding, norm and head of a model that this door serves, once."""
+        """Load the embedding, norm and head of a model that this door serves, once. Raises DoesNotFitError before."""
         async with self._loading:
-            if local.id not in self._ends:
+            if local.id in self._ends:
+                return
+            self.footprint(local)
+            self._room.claim_ends(local.id)
+            try:
                 self._ends[local.id] = await self._engine.load_ends(local, self.compute_dtype(local))
+            except BaseException:
+                self._room.release_ends(local.id)
+                raise
 
     def can_draft(self, model: ModelId) -> bool:
         """Whether the model's layers can take back tokens that were guessed wrong. Its ends must be loaded."""

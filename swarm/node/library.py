@@ -128,6 +128,10 @@ class Library:
                 local = await self._anyhow(local.id, span, ends)
         return local
 
+    async def described(self, model: ModelId) -> LocalModel:
+        """Return a model of which at least is known where its tensors lie. Raises ModelError."""
+        return await self._anyhow(model, None, False)
+
     async def for_door(self, model: ModelId) -> LocalModel:
         """Return a model with the weights of its ends, and what tokenizes for it. Raises ModelError."""
         return await self._anyhow(model, None, True)

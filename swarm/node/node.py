@@ -195,6 +195,7 @@ class Node:
             spawn=self._spawn,
             clock=clock,
             meters=self._meters,
+            passed=self._hosting.passed,
         )
         self._door_models = DoorModels(
             library=self._library,

@@ -77,7 +77,10 @@ class StageService:
         spawn: Callable[[Awaitable[None]], object],
         clock: Callable[[], float],
         meters: Meters,
+        passed: Callable[[tuple[ModelId, LayerSpan], int, int, float], None],
     ) -> None:
+        """``passed`` is told of each pass: the loaded span, how many layers of it and rows, seconds."""
+        self._passed = passed
         self._meters = meters
         self._sessions = sessions
         self._engine = engine
@@ -285,6 +288,9 @@ class StageService:
             compute_seconds=result.compute_seconds,
             rows=result.batch_rows,
         )
+        stage = self._engine.stage_of(result.key)
+        if stage is not None:
+            self._passed(stage, len(session.hop.span), result.batch_rows, result.compute_seconds)
         time = HopTime(
             max(0, int(result.queue_seconds * 1e6)),
             int(result.compute_seconds * 1e6),

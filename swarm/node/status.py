@@ -108,6 +108,7 @@ def _member(member: Member, detail: bool) -> dict[str, Any]:
                 {
                     "layers": str(record.spans[span.index].span),
                     "microseconds_per_layer": round(span.microseconds_per_layer, 1),
+                    "row_microseconds": round(span.row_microseconds, 2),
                     "free_kv_tokens": span.free_kv_tokens,
                 }
                 for span in load.spans

@@ -86,6 +86,7 @@ def _spans(member: Member) -> list[SpanView]:
                 dtype=hosted.dtype,
                 quantize=hosted.quantize,
                 seconds_per_layer=load.microseconds_per_layer / 1e6 if load else UNKNOWN_SECONDS_PER_LAYER,
+                seconds_per_row=load.row_microseconds / 1e6 if load else 0.0,
                 queued_rows=member.load.queued_rows if member.load else 0,
                 free_kv_tokens=load.free_kv_tokens if load else 1 << 40,
             )

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from swarm.errors import NoPathError
 from swarm.models.footprint import Footprint
-from swarm.models.memory import Memory, divide, reach
+from swarm.models.memory import Held, Memory, divide, reach
 from swarm.routing.path import PathRequest, find_path
 from swarm.routing.placement import Machine, Move, choose_move, choose_span, missing_layers
 from swarm.routing.predict import Prediction, predict
@@ -240,7 +240,7 @@ def _machine(node: NodeId, sizes: Footprint, one: Described) -> Machine:
 
 def _holding(one: Described, machine: Machine, sizes: Footprint, span: LayerSpan | None, why: str) -> Holding:
     spans = [span] if span is not None else []
-    parts = divide(one.memory, sizes, spans)
+    parts = divide(one.memory, [Held(sizes, tuple(spans), one.memory.door)])
     per_token = sum(sizes.kv(held, 1) for held in spans)
     return Holding(
         one.name,

@@ -20,10 +20,13 @@ class StageCost:
     link_seconds: float
     token_seconds: float
     queue_seconds: float
+    row_seconds: float = 0.0
+    """What each further row of a pass takes in all layers; 0: unknown."""
 
     def pass_seconds(self, rows: int) -> float:
         """Return what a pass of ``rows`` takes: reading weights bounds few rows, computing many."""
-        return self.token_seconds * (1 + (rows - 1) / ROWS_THAT_DOUBLE_A_PASS)
+        more = self.row_seconds or self.token_seconds / ROWS_THAT_DOUBLE_A_PASS
+        return self.token_seconds + (rows - 1) * more
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +97,7 @@ def predict(
                 link_seconds(view, here, hop.node),
                 fastest.seconds_per_layer * len(hop.span) if fastest else math.inf,
                 queue_seconds(fastest) if fastest else 0.0,
+                fastest.seconds_per_row * len(hop.span) if fastest else 0.0,
             )
         )
         here = hop.node

@@ -21,6 +21,8 @@ class SpanView:
     queued_rows: int = 0
     free_kv_tokens: int = 1 << 40
     quantize: str = "none"
+    seconds_per_row: float = 0.0
+    """For each further row of a pass through one layer; 0: unknown."""
 
 
 @dataclass(frozen=True, slots=True)

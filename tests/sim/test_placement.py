@@ -7,7 +7,7 @@ import random
 import pytest
 
 from swarm.types import LayerSpan
-from tests.sim.placing import LAYERS, PlacedSwarm
+from tests.sim.placing import LAYERS, MODEL, OTHER, PlacedSwarm
 
 
 def swarm_of(most: list[int], seed: int, **more: object) -> PlacedSwarm:
@@ -109,3 +109,64 @@ def test_a_harmfully_slow_node_serves_only_when_it_is_needed() -> None:
     swarm.kill("n1")
     swarm.world.run_until(swarm.covered, within=30)
     assert len(slow.spans) == 1
+
+
+BOTH = (MODEL, OTHER)
+
+
+def two_models(most: list[int], seed: int) -> PlacedSwarm:
+    """Start nodes that are told two models, with memory for so many layers of both together."""
+    swarm = PlacedSwarm(seed)
+    for number, layers in enumerate(most):
+        swarm.add(f"n{number}", layers, models=BOTH)
+    return swarm
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_nodes_told_two_models_cover_both_with_memory_for_little_more(seed: int) -> None:
+    swarm = two_models([16, 10, 14, 12], seed)
+    swarm.world.run_until(lambda: swarm.covered(*BOTH), within=60)
+    swarm.world.run(120)
+    assert swarm.covered(*BOTH)
+    for node in swarm.running:
+        assert sum(len(span) for slot in node.slots.values() for span in slot.spans) <= node.most
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_hole_in_one_model_is_filled_by_who_has_memory_that_the_other_leaves(seed: int) -> None:
+    swarm = PlacedSwarm(seed)
+    swarm.add("first", 24)
+    swarm.add("second", 24, models=(OTHER,))
+    swarm.world.run_until(lambda: swarm.covered(*BOTH), within=60)
+    both = swarm.add("both", 48, models=BOTH)
+    swarm.world.run_until(lambda: all(slot.spans for slot in both.slots.values()), within=60)
+    swarm.kill("second")
+    swarm.world.run_until(lambda: swarm.covered(*BOTH), within=60)
+    assert both.slots[OTHER].spans == [LayerSpan(0, LAYERS)]
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_churn_among_nodes_with_two_models_ends_covered_and_quiet(seed: int) -> None:
+    swarm = two_models([16, 16, 24, 24, 12], seed)
+    rng = random.Random(seed)
+    deaths = 0
+    swarm.world.run(30)
+    for _ in range(10):
+        name = rng.choice(sorted(swarm.nodes))
+        node = swarm.nodes[name]
+        if node.process.running:
+            swarm.kill(name)
+            deaths += 1
+        else:
+            swarm.add(name, node.most, models=BOTH)
+        swarm.world.run(rng.uniform(5, 40))
+    assert swarm.moves <= 4 * deaths, "a death moves no crowd, in either model"
+    for name, node in list(swarm.nodes.items()):
+        if not node.process.running:
+            swarm.add(name, node.most, models=BOTH)
+    swarm.world.run_until(lambda: swarm.covered(*BOTH) and swarm.settled(), within=180)
+    swarm.world.run(300)
+    moves = swarm.moves
+    swarm.world.run(300)
+    assert swarm.covered(*BOTH)
+    assert swarm.moves == moves

@@ -11,7 +11,18 @@ from hypothesis import strategies as st
 from swarm.errors import DoesNotFitError
 from swarm.models.footprint import Footprint, footprint_of
 from swarm.models.manifest import FileEntry, Manifest, TensorInfo
-from swarm.models.memory import LEAST_KV_TOKENS, Memory, check_fits, divide, needed_bytes, part_of, reach
+from swarm.models.memory import (
+    LEAST_KV_TOKENS,
+    Held,
+    Memory,
+    Wish,
+    check_fits,
+    divide,
+    needed_bytes,
+    portions,
+    reach,
+    taken_bytes,
+)
 from swarm.models.spec import ModelSpec
 from swarm.types import LayerSpan
 
@@ -143,13 +154,13 @@ def test_a_machine_for_no_layer_is_told_so():
 
 def test_the_kv_cache_gets_what_is_left_and_second_copies_only_what_leaves_it_comfortable():
     spans = [LayerSpan(0, 10)]
-    plenty = divide(memory_of(4000 * MB, second_copy_bytes=10_000 * MB), model(), spans)
+    plenty = divide(memory_of(4000 * MB, second_copy_bytes=10_000 * MB), [Held(model(), tuple(spans))])
     assert plenty.second_copy_bytes == 500 * MB
     assert plenty.kv_bytes == (4000 - 550 - 500 - 550) * MB
-    tight = divide(memory_of(1100 * MB, second_copy_bytes=10_000 * MB), model(), spans)
+    tight = divide(memory_of(1100 * MB, second_copy_bytes=10_000 * MB), [Held(model(), tuple(spans))])
     assert tight.second_copy_bytes == 0
     assert tight.kv_bytes == 50 * MB
-    asked = divide(memory_of(4000 * MB, kv_bytes=64 * MB), model(), spans)
+    asked = divide(memory_of(4000 * MB, kv_bytes=64 * MB), [Held(model(), tuple(spans))])
     assert asked.kv_bytes == 64 * MB
 
 
@@ -164,7 +175,7 @@ def test_what_fits_is_divided_into_parts_that_add_up_to_no_more_than_the_whole(t
     chosen = [LayerSpan(start, min(start + length, 10)) for start, length in spans]
     if needed_bytes(memory, model(), chosen) > memory.total_bytes:
         return
-    parts = divide(memory, model(), chosen)
+    parts = divide(memory, [Held(model(), tuple(chosen), memory.door)])
     copies = parts.second_copy_bytes * 110 // 100
     assert (
         parts.weights_bytes + parts.ends_bytes + parts.kv_bytes + parts.overhead_bytes + copies
@@ -184,10 +195,71 @@ def test_every_reached_span_fits_and_one_layer_more_does_not(total, start):
             check_fits(memory, model(), "m", [LayerSpan(start, end + 1)])
 
 
-@given(st.integers(550 * MB, 4000 * MB), st.lists(st.integers(0, 800 * MB), max_size=3), st.integers(0, 3))
-def test_what_models_may_use_beside_each_other_is_no_more_than_there_is(total, others, undecided):
-    part = part_of(memory_of(total), others, undecided)
-    own = part.total_bytes - part.overhead_bytes
-    assert part.overhead_bytes == 550 * MB
-    assert own >= 0
-    assert not own or own * (1 + undecided) + sum(others) + part.overhead_bytes <= total
+def test_what_other_models_take_is_not_there_and_the_refusal_says_what_is():
+    memory = memory_of(1000 * MB, others_bytes=300 * MB)
+    assert reach(memory, model()) == reach(memory_of(700 * MB), model())
+    with pytest.raises(DoesNotFitError, match="embedding, norm and head of m") as caught:
+        check_fits(memory_of(800 * MB, others_bytes=200 * MB, door=True), model(), "m", [], ends_only=True)
+    assert caught.value.available_bytes == 600 * MB
+    assert "--layers" not in str(caught.value)
+
+
+def test_several_models_are_divided_with_one_program_and_one_cache():
+    first, second = Held(model(), (LayerSpan(0, 4),), ends=True), Held(model(), (LayerSpan(2, 4),))
+    parts = divide(memory_of(2000 * MB), [first, second])
+    assert parts.weights_bytes == 6 * 50 * MB
+    assert parts.ends_bytes == model().ends_bytes
+    assert parts.kv_bytes == 2000 * MB - 550 * MB - parts.weights_bytes - parts.ends_bytes
+
+
+def need(layers: int) -> int:
+    return taken_bytes(Held(model(), (LayerSpan(0, layers),)))
+
+
+def test_two_models_that_both_fit_get_what_they_need():
+    wishes = [Wish(model(), False), Wish(model(4), False)]
+    assert portions(memory_of(4000 * MB), wishes) == (need(10), need(4))
+
+
+def test_what_does_not_suffice_is_divided_by_what_each_lacks():
+    one, other = portions(memory_of(550 * MB + need(7)), [Wish(model(), False), Wish(model(4), False)])
+    assert one + other <= need(7)
+    # A layer each comes first; of what is left they get the same share of what they lack: 9 layers and 3.
+    assert one == pytest.approx(need(1) + (need(7) - 2 * need(1)) * 3 / 4, rel=0.01)
+
+
+def test_pinned_spans_and_layers_that_nobody_holds_come_before_the_rest():
+    pinned = Wish(model(), False, pinned=(LayerSpan(0, 3),))
+    wanting = Wish(model(), False, missing=(LayerSpan(6, 9),))
+    content = Wish(model(), False)
+    parts = portions(memory_of(550 * MB + need(3) + need(3) + need(1)), [content, wanting, pinned])
+    assert parts[2] == need(3)
+    assert parts[1] == pytest.approx(need(3), rel=0.01)
+    assert parts[0] == pytest.approx(need(1), rel=0.01)
+
+
+def test_who_comes_last_gets_nothing_where_not_one_layer_more_fits():
+    assert portions(memory_of(550 * MB + need(1)), [Wish(model(), False)] * 2) == (need(1), 0)
+
+
+@given(
+    total=st.integers(300, 3000),
+    wishes=st.lists(
+        st.tuples(st.integers(1, 10), st.booleans(), st.booleans(), st.integers(0, 9)), min_size=1, max_size=4
+    ),
+)
+def test_portions_never_add_up_to_more_than_there_is(total, wishes):
+    memory = memory_of(total * MB)
+    asked = [
+        Wish(
+            model(layers),
+            ends,
+            (LayerSpan(0, layers),) if pinned else None,
+            (LayerSpan(min(hole, layers - 1), layers),),
+        )
+        for layers, ends, pinned, hole in wishes
+    ]
+    parts = portions(memory, asked)
+    assert sum(parts) <= max(0, memory.total_bytes - memory.overhead_bytes)
+    for part, wish in zip(parts, asked, strict=True):
+        assert part == 0 or wish.least() <= part <= wish.whole()

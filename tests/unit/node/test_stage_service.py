@@ -90,6 +90,7 @@ class Hopside:
         self.now = 100.0
         self.engine = FakeEngine()
         self.sent: list = []
+        self.passed: list = []
         self.unreachable: set[NodeId] = set()
         bus = SimpleNamespace(send=self._send, linked=lambda node: linked)
         self.service = StageService(
@@ -105,6 +106,7 @@ class Hopside:
             spawn=spawn or _never_spawned,
             clock=lambda: self.now,
             meters=Meters(),
+            passed=lambda *passed: self.passed.append(passed),
         )
 
     def _send(self, node: NodeId, message: object, payload: bytes = b"") -> None:
