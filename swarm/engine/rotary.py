@@ -18,7 +18,8 @@ from swarm.engine.attention import Segment
 class RotaryBySequence(nn.Module):
     """Calls the family's rotary embedding once for each segment.
 
-    longrope chooses its factors by the tokens a session was opened for, so that they don't change inside it;
+    longrope chooses its factors by the tokens a session was opened for, so that they don't change inside it: an
+    answer that outgrows them is opened anew and computed from its first token on, as transformers does;
     dynamic scaling follows the session's own length, as transformers does for a lone sequence.
     """
 

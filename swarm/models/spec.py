@@ -41,6 +41,8 @@ class ModelSpec:
     eos_token_ids: tuple[int, ...]
     quantization: str | None = None
     """quantization_config's quant_method (fp8, awq, mxfp4, …); None for plain weights."""
+    switch_tokens: int = 0
+    """longrope: beyond so many tokens a sequence is computed by other factors, from its first token on; 0: never."""
 
     @classmethod
     def from_config(
@@ -76,6 +78,7 @@ class ModelSpec:
                 sorted(token_ids(text.get("eos_token_id")) | token_ids(config.get("eos_token_id")))
             ),
             quantization=_quantization(config) or _quantization(text),
+            switch_tokens=_switch_tokens(text),
         )
 
 
@@ -165,6 +168,14 @@ def _ropes(text: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         if isinstance(found, Mapping):
             nested = [part for part in found.values() if isinstance(part, Mapping)]
             yield from nested or [found]
+
+
+def _switch_tokens(text: Mapping[str, Any]) -> int:
+    for rope in _ropes(text):
+        if rope.get("rope_type", rope.get("type")) in ("longrope", "su"):
+            inside = _count(rope, "original_max_position_embeddings", default=0, least=0)
+            return inside or _count(text, "original_max_position_embeddings", default=0, least=0)
+    return 0
 
 
 def _extended(rope: Mapping[str, Any], stated: int) -> int:

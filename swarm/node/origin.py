@@ -178,6 +178,7 @@ class Origin:
                 else self._config.session.hold_seconds,
                 admission_until=now + min(self._config.api.queue_seconds, request.deadline_seconds),
                 score_prompt=request.prompt_logprobs is not None,
+                switch_tokens=spec.switch_tokens,
             ),
             self._session_settings(local.id),
             self._config.engine,

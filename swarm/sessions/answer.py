@@ -50,7 +50,12 @@ class AnswerTokens:
 
     def guess(self, rows_of_others: int) -> tuple[int, ...]:
         """Propose what may follow the last token; it counts as being checked from now on."""
-        self.drafts = self.drafter.propose(rows_of_others=rows_of_others, room=self.remaining - 1)
+        room = self.remaining - 1
+        if self.total <= self._request.switch_tokens:
+            room = min(
+                room, self._request.switch_tokens - self.total
+            )  # no guess is computed across the switch
+        self.drafts = self.drafter.propose(rows_of_others=rows_of_others, room=room)
         return self.drafts
 
     def accept(self, tokens: Sequence[int]) -> tuple[int, str]:

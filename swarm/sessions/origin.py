@@ -484,6 +484,9 @@ class OriginSession:
         leg = self._leg
         if leg is None:
             return
+        if self._ways.outgrown:
+            self._open(leg.path, now, self._settings.open_seconds)
+            return
         if self._mover.active:
             if self._mover.ready:
                 self._switch(now)

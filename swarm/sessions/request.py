@@ -25,6 +25,8 @@ class Request:
     """How long an answer that has begun may stand without any path before it fails."""
     score_prompt: bool = False
     """Tell the log-probability of every token of the prompt but the first; no prefix is reused then."""
+    switch_tokens: int = 0
+    """Beyond so many tokens all keys are turned by other factors (longrope); 0: never."""
 
     @property
     def limit(self) -> int:

@@ -28,6 +28,8 @@ class Ways:
         self.last_epoch = 0
         self._engine = engine
         self._answer = answer
+        self._short = False
+        """Whether hops were opened for a text within ``switch_tokens``."""
 
     @property
     def total(self) -> int:
@@ -37,6 +39,11 @@ class Ways:
     def keeps(self) -> bool:
         """Whether hops may go on from the KV they have: not while every row of the prompt is wanted."""
         return self._answer.to_score is None and not self.search.afresh and self.settings.recovery == "replay"
+
+    @property
+    def outgrown(self) -> bool:
+        """Whether all that hops hold is of no use for the next token: it needs keys turned by the other factors."""
+        return self._short and self.total > self.request.switch_tokens
 
     def new_leg(self, path: ChosenPath) -> Leg:
         self.last_epoch += 1
@@ -55,10 +62,16 @@ class Ways:
         places = tuple(places)
         self.hops.opening(leg.path.hops, leg.epoch, places)
         ahead = min(max(self._answer.remaining, 0), self.settings.reserve_tokens)
+        keep = self.total - 1 if self.keeps and not self.outgrown else 0
+        kv_tokens = self.total + ahead
+        # Hops choose the factors by the tokens that they are opened for.
+        self._short = self.total <= self.request.switch_tokens
+        if self._short:
+            kv_tokens = min(kv_tokens, self.request.switch_tokens)
         leg.open(
             places,
-            keep=self.total - 1 if self.keeps else 0,
-            kv_tokens=self.total + ahead,
+            keep=keep,
+            kv_tokens=kv_tokens,
             left_seconds=self.request.deadline - now,
             blocks=self._answer.blocks(),
             until=now + patience,

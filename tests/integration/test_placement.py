@@ -61,9 +61,17 @@ def swarm(model: LocalModel, tmp_path_factory: pytest.TempPathFactory) -> Iterat
             running.add("auto", api=door, extra=["--memory", str(memory_for(sizes, LAYERS // 2, door=door))])
         running.wait_servable()
         wait_for("three nodes to hold layers", lambda: len(holders(running)) == 3)
+        # Who chose before the door had measured its head moves there later: that half is the slower one.
+        wait_for("the door's layers to be held twice", lambda: _as_the_door(running), seconds=150)
         yield running
     finally:
         running.stop()
+
+
+def _as_the_door(swarm: SwarmProcesses) -> list[NodeProcess]:
+    """Return the nodes that hold the same layers as the door."""
+    held = holders(swarm)
+    return [node for node in swarm.nodes[1:] if held.get(node.name) == held[swarm.nodes[0].name]]
 
 
 def holders(swarm: SwarmProcesses) -> dict[str, list[str]]:
@@ -141,7 +149,7 @@ def test_a_killed_nodes_layers_are_taken_by_another_while_a_stream_waits_for_the
 ) -> None:
     door = swarm.nodes[0]
     undisturbed = "".join(stream(door, model))
-    spare = [node for node in swarm.nodes[1:] if holders(swarm)[node.name] == holders(swarm)[door.name]]
+    spare = _as_the_door(swarm)
     victim = next(node for node in swarm.nodes[1:] if node not in spare)
     with ThreadPoolExecutor(1) as pool:
         pieces = stream(door, model)

@@ -45,6 +45,19 @@ async def test_a_session_beyond_the_original_context_does_not_change_its_neighbo
         assert answer.accepted == model.greedy(answer.prompt, answer.tokens_wanted)[0]
 
 
+@pytest.mark.parametrize("length", [6, 12, 19, 20, 21])
+async def test_a_session_that_outgrows_the_original_context_goes_on_as_in_transformers(length, tiny, drive):
+    changes = {"rope_parameters": LONG, "original_max_position_embeddings": 20, "sliding_window": None}
+    model = tiny("phi3", **changes)
+    assert model.local.spec.switch_tokens == 20
+    driver = await drive(model.local, ROUTE)
+    answer = Answer(prompt(length), ROUTE, 20, switch_tokens=20)
+    beside = Answer(prompt(5), ROUTE, 10, switch_tokens=20)
+    await driver.run([answer, beside])
+    assert answer.accepted == model.greedy(answer.prompt, 20)[0]
+    assert beside.accepted == model.greedy(beside.prompt, 10)[0]
+
+
 @pytest.mark.parametrize("family", ["mistral", "gemma3_text", "gpt_oss"])
 async def test_windows_hold_far_beyond_what_their_slabs_keep(family, tiny, drive, monkeypatch):
     monkeypatch.setattr("swarm.engine.kv_pool.WINDOW_SLACK", 12)

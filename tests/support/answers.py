@@ -40,6 +40,8 @@ class Answer:
     """Within which scope its blocks are named and kept; None: no prefix is reused."""
     forgetful_hop: int | None = None
     """A hop that has forgotten what it kept."""
+    switch_tokens: int = 0
+    """Beyond so many tokens it is opened anew, as an origin does for longrope; 0: never."""
     hit_tokens: int = 0
     accepted: list[int] = field(default_factory=list)
     logprobs: list[TokenLogprob] = field(default_factory=list)
@@ -60,17 +62,29 @@ class Answer:
 
     def open(self, engine: Engine, model: ModelId) -> None:
         names = self._names([*self.prompt[:-1]])
+        tokens = len(self.prompt) + self.tokens_wanted
+        if not self.outgrown:
+            tokens = min(tokens, self.switch_tokens or tokens)
         hits = [
             engine.open(
                 self._key(hop),
                 model,
                 span,
-                len(self.prompt) + self.tokens_wanted,
+                tokens,
                 blocks=() if hop == self.forgetful_hop else names,
             )
             for hop, span in enumerate(self.route)
         ]
         self.hit_tokens = self._position = min(hits)
+
+    @property
+    def outgrown(self) -> bool:
+        return 0 < self.switch_tokens < len(self.prompt) + len(self.accepted)
+
+    def begin_anew(self, engine: Engine, model: ModelId) -> None:
+        """Open every hop again, with nothing."""
+        self.open(engine, model)
+        self.switch_tokens, self._hop = 0, -1
 
     def close(self, engine: Engine) -> None:
         names = self._names([*self.prompt, *self.accepted[:-1]])
@@ -170,6 +184,9 @@ class Driver:
                 open_answers.append(left.pop(0))
             now += 1
             await self.advance(open_answers)
+            for answer in open_answers:
+                if answer.accepted and answer.outgrown and not answer.done:
+                    answer.begin_anew(self.engine, self.model)
             for answer in [answer for answer in open_answers if answer.done]:
                 answer.close(self.engine)
                 open_answers.remove(answer)

@@ -112,6 +112,14 @@ def test_gemma3_counts_its_scaling_in_the_stated_context() -> None:
     assert ModelSpec.from_config(scaled).context_tokens == 128
 
 
+def test_longrope_switches_at_the_original_context():
+    config = CONFIG | {"rope_scaling": {"type": "longrope"}, "original_max_position_embeddings": 4096}
+    assert ModelSpec.from_config(config).switch_tokens == 4096
+    inside = {"rope_type": "longrope", "original_max_position_embeddings": 64}
+    assert ModelSpec.from_config(CONFIG | {"rope_parameters": inside}).switch_tokens == 64
+    assert ModelSpec.from_config(CONFIG | {"rope_parameters": {"rope_type": "yarn"}}).switch_tokens == 0
+
+
 def test_eos_ids_may_be_one_or_several_or_none() -> None:
     for value, ids in ((None, ()), (2, (2,)), ([5, 2], (2, 5))):
         assert ModelSpec.from_config(CONFIG | {"eos_token_id": value}).eos_token_ids == ids

@@ -73,6 +73,19 @@ def text_of(prompt: tuple[int, ...], count: int, vocabulary: int = 1 << 16) -> l
     return answer
 
 
+def text_across(
+    prompt: tuple[int, ...], count: int, switch_tokens: int, vocabulary: int = 1 << 16
+) -> list[int]:
+    """The same where a text of more than ``switch_tokens`` has a KV of another kind, from its first token on."""
+    tokens, answer = list(prompt), []
+    for _ in range(count):
+        kv = b"".join(embed(token) for token in tokens)
+        long = len(tokens) > switch_tokens
+        answer.append(next_token(bytes(byte ^ 0xFF for byte in kv) if long else kv, vocabulary))
+        tokens.append(answer[-1])
+    return answer
+
+
 @dataclass
 class FakeHop:
     """A node that holds one span: the real rules, and a KV of bytes for each session."""
@@ -88,6 +101,8 @@ class FakeHop:
     log_bytes: int = 1 << 28
     seconds: float = 0.002
     """What a step takes here."""
+    long: dict[HopKey, bool] = field(default_factory=dict)
+    """Sessions opened for more tokens than the world's switch: their KV is of another kind."""
     computed: int = 0
     """Tokens that went through this hop's layers, since it was started."""
 
@@ -114,6 +129,7 @@ class World:
         self, seed: int, spans: dict[str, LayerSpan], *, delay: float = 0.01, vocabulary: int = 1 << 16
     ) -> None:
         self.vocabulary = vocabulary
+        self.switch_tokens = 0
         self.forgetful = False
         """Whether hops now and then keep nothing of what they could."""
         self.rng = random.Random(seed)
@@ -149,9 +165,10 @@ class World:
             hold_seconds=float(more.pop("hold", "inf")),  # type: ignore[arg-type]
             admission_until=float(more.pop("admission", 10.0)),  # type: ignore[arg-type]
             score_prompt=bool(more.pop("score_prompt", False)),
+            switch_tokens=self.switch_tokens,
         )
         settings = EngineSettings(prefill_chunk=4, prefill_window=3)
-        names = PrefixNames(b"secret", "")
+        names = None if self.switch_tokens else PrefixNames(b"secret", "")
         self.core = OriginSession(request, SessionSettings(), settings, self.now, names)
         self.pump()
         return self.core
@@ -306,6 +323,7 @@ class World:
             else:
                 found = next((hop.kept[name] for name in reversed(message.blocks) if name in hop.kept), b"")
                 hop.kv[decision.key] = found
+                hop.long[decision.key] = 0 < self.switch_tokens < message.kv_tokens
                 hit = len(found) // (HIDDEN * 2)
             answer = hop.sessions.admitted(decision, message, self.now, hit_tokens=hit)
         if isinstance(answer, Opened | Refused):
@@ -326,7 +344,8 @@ class World:
             if not hop.alive or hop.boot != boot:
                 return
             kept = hop.kv.get(session.key, b"")[: step.position * HIDDEN * 2]
-            kv = hop.kv[session.key] = kept + payload
+            turned = bytes(byte ^ 0xFF for byte in payload) if hop.long[session.key] else payload
+            kv = hop.kv[session.key] = kept + turned
             hop.computed += step.count
             found = hop.sessions.finished(session.key, step.epoch, ticket_of(step))
             if found is None:
