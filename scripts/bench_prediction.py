@@ -14,6 +14,7 @@ import asyncio
 import re
 import statistics
 import sys
+import time
 import urllib.request
 from pathlib import Path
 
@@ -28,6 +29,8 @@ from tests.support.swarm_process import MODEL, swarm_of
 
 LAYERS = 30
 TOKENS = 64
+SETTLE_SECONDS = 18.0
+"""Nodes measure themselves again when they are idle: here they all loaded at once on one machine."""
 _SAMPLE = re.compile(r'^swarm_prediction_ratio_sum\{what="(\w+)"\} (\S+)', re.MULTILINE)
 
 
@@ -44,6 +47,7 @@ def measure(nodes: int, answers: int, dtype: str) -> None:
     # Guessed tokens make answers faster than any path is predicted.
     with swarm_of(spans, doors=doors, dtype=dtype, settings="[session]\ndraft_tokens = 0\n") as swarm:
         url = swarm.nodes[0].url
+        time.sleep(SETTLE_SECONDS)
         print(f"{nodes} nodes, {dtype}, {answers} answers of each prompt (min / median / max)", flush=True)
         for words, what in ((6, "short"), (400, "long")):
             ratios: dict[str, list[float]] = {"first_token": [], "token": []}

@@ -46,8 +46,10 @@ from swarm.types import LayerSpan, ModelId
 
 _MAX_DEFAULT_KV_BYTES = 2048 * MIB
 _MEASURED_RUNS = 5
-_MEASURED_ROWS = 64
-_MEASURED_MANY = 2
+_MEASURED_ROWS = (64, 32, 16)
+ROWS_PER_TOKEN = 6
+"""So many further rows are taken to need as long as one token, to know beforehand what measuring them will take."""
+MEASURED_SECONDS = 0.5
 
 _HAND_OVER_SECONDS = 2e-5
 """For so long the loop lets go of the interpreter once it has given the compute thread its next jobs.
@@ -140,6 +142,16 @@ class Engine:
             seconds_per_layer=one / len(span),
             seconds_per_row=more / len(span),
         )
+
+    async def measure_span(self, model: ModelId, span: LayerSpan) -> tuple[float, float] | None:
+        """Measure a loaded span again: seconds per layer for one row and for each further; None: it is gone."""
+
+        def measure(core: ComputeCore) -> tuple[float, float] | None:
+            stage = core.stages.get((model, span))
+            return None if stage is None else _measured(stage)
+
+        found = await self._call(measure)
+        return None if found is None else (found[0] / len(span), found[1] / len(span))
 
     def retire_span(self, model: ModelId, span: LayerSpan) -> None:
         """Open no more sequences on ``span``, and forget what is kept of ended ones."""
@@ -443,14 +455,23 @@ def default_kv_bytes() -> int:
 
 
 def _install_stage(core: ComputeCore, key: StageKey, stage: Stage) -> tuple[float, float]:
-    """Make ``stage`` usable; return the median seconds of one decode token through it, and those of each further row.
+    """Make ``stage`` usable; return what ``_measured`` does."""
+    found = _measured(stage)
+    core.stages[key] = stage
+    return found
 
-    The further rows' are the best of few passes: they take long, and what else runs only makes them longer.
+
+def _measured(stage: Stage) -> tuple[float, float]:
+    """Return the seconds of one decode token through the stage, the median, and of each further row; 0: not measured.
+
+    The further rows' are the best of two passes of many: they take long, and what else runs only makes them longer.
+    Where even few rows would take a machine's breath, they are not measured.
     """
     one = statistics.median(_passes(stage, 1, _MEASURED_RUNS + 2)[2:])
-    many = min(_passes(stage, _MEASURED_ROWS, 1 + _MEASURED_MANY)[1:])
-    core.stages[key] = stage
-    return one, max(many - one, 0.0) / (_MEASURED_ROWS - 1)
+    for rows in _MEASURED_ROWS:
+        if one * (1 + rows / ROWS_PER_TOKEN) <= MEASURED_SECONDS:
+            return one, max(min(_passes(stage, rows, 2)) - one, 0.0) / (rows - 1)
+    return one, 0.0
 
 
 def _passes(stage: Stage, rows: int, runs: int) -> list[float]:
@@ -460,8 +481,9 @@ def _passes(stage: Stage, rows: int, runs: int) -> list[float]:
     seconds = []
     for run in range(runs):
         began = time.perf_counter()
-        views = kv.append_views(rows)
-        out = stage.forward(stage.span, hidden, [Segment(0, rows, run * rows, views, kv.tokens)])
+        out = stage.forward(
+            stage.span, hidden, [Segment(0, rows, run * rows, kv.append_views(rows), kv.tokens)]
+        )
         out[-1, 0].item()  # a GPU is done only when its result is here
         seconds.append(time.perf_counter() - began)
     return seconds

@@ -122,6 +122,13 @@ class Hosting:
             for index, (stage, _) in enumerate(self._stages)
         )
 
+    async def measure_again(self) -> None:
+        """Measure what is loaded; at load the machine may have been busy with other things."""
+        for key, speed in list(self._speeds.items()):
+            found = await self._engine.measure_span(*key) if speed.again else None
+            if found is not None:
+                speed.measured(*found)
+
     def passed(self, key: tuple[ModelId, LayerSpan], layers: int, rows: int, seconds: float) -> None:
         """Learn from a pass through ``layers`` layers of a loaded span how fast it is."""
         if key in self._speeds:

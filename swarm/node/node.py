@@ -60,6 +60,8 @@ TICK_SECONDS = 0.05
 LOAD_SECONDS = 1.0
 JOIN_SECONDS = 10.0
 SYNC_SECONDS = 0.5
+MEASURE_SECONDS = 5.0
+"""So often an idle node looks whether a span is to be measured again."""
 
 
 class Node:
@@ -288,7 +290,7 @@ class Node:
                 await control.start()
                 if self._config.node.discover:
                     await self._discover()
-                later = (self._holding.run, self._report_load, self._sharing.run)
+                later = (self._holding.run, self._report_load, self._measure_again, self._sharing.run)
                 running += [tasks.create_task(work()) for work in later]
                 running.append(tasks.create_task(self._door_models.run(self._config.model.serve)))
                 if errand is not None:
@@ -440,6 +442,13 @@ class Node:
                 )
             )
             await asyncio.sleep(LOAD_SECONDS)
+
+    async def _measure_again(self) -> None:
+        """Measure spans once more when nothing else happens: nodes often load while others do, on one machine even."""
+        while True:
+            await asyncio.sleep(MEASURE_SECONDS)
+            if not self._busy():
+                await self._hosting.measure_again()
 
     async def _joined(self) -> None:
         """Wait until a member is linked and its view is here; who starts a swarm waits for nothing."""

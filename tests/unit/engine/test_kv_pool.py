@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.engine import kv_pool
@@ -78,6 +78,7 @@ def read(kv: SequenceKV) -> list[tuple[list[int], list[int]]]:
     return found
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_what_was_written_is_read_back_whatever_the_order_of_steps(data):
     with pytest.MonkeyPatch.context() as patch:

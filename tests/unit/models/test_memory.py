@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from swarm.errors import DoesNotFitError
@@ -164,6 +164,7 @@ def test_the_kv_cache_gets_what_is_left_and_second_copies_only_what_leaves_it_co
     assert asked.kv_bytes == 64 * MB
 
 
+@settings(deadline=None)
 @given(
     total=st.integers(600, 4000),
     door=st.booleans(),
@@ -184,6 +185,7 @@ def test_what_fits_is_divided_into_parts_that_add_up_to_no_more_than_the_whole(t
     assert parts.kv_bytes >= sum(model().kv(span, LEAST_KV_TOKENS) for span in chosen)
 
 
+@settings(deadline=None)
 @given(total=st.integers(500, 2000), start=st.integers(0, 9))
 def test_every_reached_span_fits_and_one_layer_more_does_not(total, start):
     memory = memory_of(total * MB)
@@ -242,6 +244,7 @@ def test_who_comes_last_gets_nothing_where_not_one_layer_more_fits():
     assert portions(memory_of(550 * MB + need(1)), [Wish(model(), False)] * 2) == (need(1), 0)
 
 
+@settings(deadline=None)
 @given(
     total=st.integers(300, 3000),
     wishes=st.lists(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.routing.predict import StageCost
-from swarm.routing.speed import WINDOW, SpanSpeed
+from swarm.routing.speed import WINDOW, WINDOW_OF_MANY, SpanSpeed
 from swarm.types import LayerSpan, NodeId
 
 
@@ -19,7 +19,7 @@ def test_a_span_that_was_measured_while_its_machine_was_busy_says_how_fast_it_pr
 
 def test_passes_of_many_rows_say_what_a_row_takes():
     speed = SpanSpeed(0.001, 0.0002)
-    for _ in range(WINDOW):
+    for _ in range(WINDOW_OF_MANY):
         speed.note(layers=10, rows=101, seconds=10 * (0.001 + 100 * 0.00005))
     assert speed.seconds_per_row == pytest.approx(0.00005)
     assert speed.seconds_per_layer == 0.001
@@ -30,6 +30,14 @@ def test_slow_passes_single_quick_ones_and_small_gains_change_nothing():
     for seconds in [0.05] * WINDOW + [0.001] + [0.01] * (WINDOW - 1) + [0.0095] * WINDOW:
         speed.note(layers=10, rows=1, seconds=seconds)
     assert speed.seconds_per_layer == 0.001
+
+
+def test_what_is_measured_again_counts_at_once_if_it_is_faster():
+    speed = SpanSpeed(0.003, 0.0)
+    speed.measured(0.001, 0.0002)
+    assert (speed.seconds_per_layer, speed.seconds_per_row) == (0.001, 0.0002)
+    speed.measured(0.005, 0.0009)
+    assert (speed.seconds_per_layer, speed.seconds_per_row) == (0.001, 0.0002)
 
 
 def test_a_prompt_is_predicted_by_what_its_rows_take_where_that_is_known():
