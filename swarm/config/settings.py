@@ -226,6 +226,11 @@ class WeightsSettings:
     )
     busy_rate_bytes: int = knob(16 * MIB, "The same while answers pass through this node; 0: no limit.")
     stall_seconds: float = knob(60.0, "How long weights that no reachable member has are waited for.")
+    whole_files: bool = knob(
+        False,
+        "Fetch every file whole that something is needed of: the model's digest proves whole files, while parts of "
+        "one rest on what members say of it.",
+    )
 
 
 @dataclass(frozen=True, slots=True)

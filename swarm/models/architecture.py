@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import inspect
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING, 
 from transformers.utils.logging import disable_progress_bar
 
 from swarm.errors import ModelError
+from swarm.models.spec import block_of_fp8
 from swarm.types import DTYPES
 
 PARTS = ("embed_tokens", "layers", "norm")
@@ -49,25 +51,34 @@ def torch_dtype(name: str) -> torch.dtype:
     return dtype
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Return what config.json says. Raises ModelError."""
+    try:
+        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as exc:
+        raise ModelError(f"{folder.name}: config.json can't be used: {_first_line(exc)}") from exc
+    if not isinstance(stored, dict):
+        raise ModelError(f"{folder.name}: config.json does not hold an object")
+    return stored
+
+
 def load_config(folder: Path) -> PreTrainedConfig:
     """Return the configuration of the language model in ``folder``; of a multimodal one, its text part.
 
     Raises ModelError for what can't be served: code of its own, quantised weights, no causal language model.
     """
+    stored = read_config(folder)
     try:
         whole = AutoConfig.from_pretrained(folder, trust_remote_code=False, local_files_only=True)
-        stored = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, *FOREIGN_FAILURES) as exc:
         raise ModelError(f"{folder.name}: config.json can't be used: {_first_line(exc)}") from exc
     config: PreTrainedConfig = whole.get_text_config(decoder=True)
     if config is not whole and "tie_word_embeddings" in stored:
         config.tie_word_embeddings = stored["tie_word_embeddings"]
-    for part in (whole, config):
-        if getattr(part, "quantization_config", None) is not None:
-            raise ModelError(
-                f"{folder.name}: checkpoints that are quantised already are not supported; "
-                "use the original weights, and --quantize if they should be held in fewer bits"
-            )
+    if fp8_block(stored) is not None:
+        # The loader turns them into plain weights; nothing of transformers is to expect anything else.
+        for part in (whole, config):
+            vars(part).pop("quantization_config", None)
     if type(config) not in MODEL_FOR_CAUSAL_LM_MAPPING or type(config) not in MODEL_MAPPING:
         raise ModelError(
             f"{folder.name}: models of type {config.model_type!r} can't be split into spans: "
@@ -76,6 +87,13 @@ def load_config(folder: Path) -> PreTrainedConfig:
     if getattr(config, "use_bidirectional_attention", None) not in (None, False, "vision"):
         raise ModelError(f"{folder.name}: bidirectional attention can't be served token by token")
     return config
+
+
+def fp8_block(stored: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return what ``block_of_fp8`` finds in a config.json, wherever in it the language model is described."""
+    nested = stored.get("text_config")
+    inner = block_of_fp8(nested) if isinstance(nested, Mapping) else None
+    return block_of_fp8(stored) or inner
 
 
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:

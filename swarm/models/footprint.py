@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from swarm.models.manifest import Manifest, TensorInfo, layer_of, wanted
-from swarm.models.quantization import held_tensor_bytes
+from swarm.models.quantization import SCALES, held_tensor_bytes
 from swarm.models.spec import ModelSpec
 from swarm.types import DTYPE_BYTES, LayerSpan
 
@@ -61,6 +61,8 @@ def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str, quantize: str 
     guessed = _mean_sizes(manifest)
     itemsize = DTYPE_BYTES[dtype]
     for name, file in manifest.weight_map.items():
+        if name.endswith(SCALES):
+            continue  # multiplied into its weight as that is read
         tensor = manifest.layout(name)
         size = guessed[file] if tensor is None else _held(name, tensor, itemsize, quantize)
         layer = layer_of(name)
@@ -83,7 +85,7 @@ def footprint_of(spec: ModelSpec, manifest: Manifest, dtype: str, quantize: str 
 
 def _held(name: str, tensor: TensorInfo, itemsize: int, quantize: str) -> int:
     """Return a tensor's bytes once it is converted; packed codes stay what they are in the file."""
-    converted = tensor.dtype in ("BF16", "F16", "F32", "F64")
+    converted = tensor.dtype in ("BF16", "F16", "F32", "F64", "F8_E4M3", "F8_E5M2")
     return held_tensor_bytes(name, tensor.shape, itemsize, quantize) if converted else tensor.octets
 
 

@@ -18,9 +18,18 @@ from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 
 from swarm.errors import ModelError
-from swarm.models.architecture import FOREIGN_FAILURES, layer_types, load_config, skeleton, torch_dtype
+from swarm.models.architecture import (
+    FOREIGN_FAILURES,
+    fp8_block,
+    layer_types,
+    load_config,
+    read_config,
+    skeleton,
+    torch_dtype,
+)
 from swarm.models.carried import Carried
 from swarm.models.checkpoint import Checkpoint
+from swarm.models.fp8 import plain
 from swarm.types import LayerSpan
 
 _IGNORED = re.compile(r"layers\.(\d+)\.")
@@ -49,7 +58,9 @@ def load_span(
     base.rotary_emb = rotary
     base.carried = Carried.of(config)
     base.layers.to(torch_dtype(dtype))
-    _fill_layers(base, Checkpoint.open(folder), span, torch_dtype(dtype), device)
+    _fill_layers(
+        base, Checkpoint.open(folder), span, torch_dtype(dtype), device, block=fp8_block(read_config(folder))
+    )
     base.rotary_emb.to(device)
     return base.eval().requires_grad_(False)
 
@@ -124,7 +135,13 @@ def _renumbered(pattern: str, span: LayerSpan) -> str:
 
 
 def _fill_layers(
-    base: PreTrainedModel, checkpoint: Checkpoint, span: LayerSpan, dtype: torch.dtype, device: str
+    base: PreTrainedModel,
+    checkpoint: Checkpoint,
+    span: LayerSpan,
+    dtype: torch.dtype,
+    device: str,
+    *,
+    block: tuple[int, int] | None,
 ) -> None:
     """Read the tensors of ``span`` into ``base``; every one must have its place, and every place its tensor."""
     names: dict[str, str] = {}
@@ -134,7 +151,10 @@ def _fill_layers(
         if match and int(match[1]) in span:
             names[f"layers.{int(match[1]) - span.start}.{key[match.end() :]}"] = key
     with checkpoint.reading(names.values()) as read:
-        _convert_into(base, {name: read(key) for name, key in names.items()}, checkpoint.name, dtype, device)
+        tensors = {name: read(key) for name, key in names.items()}
+        if block is not None:
+            tensors = plain(tensors, block, dtype)
+        _convert_into(base, tensors, checkpoint.name, dtype, device)
 
 
 def _convert_into(

@@ -18,6 +18,10 @@ _KEPT = ("bias", "norm", "conv", "router", "mlp.gate.weight", "A_log", "sinks")
 """Parts of tensor names that are no matrix products of whole layers: small, or not linear."""
 
 
+SCALES = "_scale_inv"
+"""Behind the name of a weight that a checkpoint stores in fp8: the name of its scales."""
+
+
 def matrix_bytes(shape: Sequence[int], itemsize: int, quantize: str) -> int:
     """Return the bytes of a matrix [out, in] whose scales have ``itemsize`` bytes; 4 bits need whole groups."""
     rows, columns = shape

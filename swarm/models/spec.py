@@ -39,8 +39,6 @@ class ModelSpec:
     """Numbers that each layer stores for a token: none where it keeps a state, or reads what another layer stores."""
     sliding_window: int | None
     eos_token_ids: tuple[int, ...]
-    quantization: str | None = None
-    """quantization_config's quant_method (fp8, awq, mxfp4, …); None for plain weights."""
     switch_tokens: int = 0
     """longrope: beyond so many tokens a sequence is computed by other factors, from its first token on; 0: never."""
 
@@ -54,6 +52,8 @@ class ModelSpec:
         Raises ModelError that names the field.
         """
         text = _text_config(config)
+        for part in (config, text):
+            block_of_fp8(part)
         layers = _count(text, "num_hidden_layers", "n_layer", "num_layers", most=_MAX_LAYERS)
         hidden = _count(text, "hidden_size", "n_embd", "d_model")
         heads = _count(text, "num_attention_heads", "n_head", "num_heads", default=1)
@@ -77,7 +77,6 @@ class ModelSpec:
             eos_token_ids=tuple(
                 sorted(token_ids(text.get("eos_token_id")) | token_ids(config.get("eos_token_id")))
             ),
-            quantization=_quantization(config) or _quantization(text),
             switch_tokens=_switch_tokens(text),
         )
 
@@ -206,11 +205,25 @@ def _tied(text: Mapping[str, Any], config: Mapping[str, Any], default: bool) -> 
     return default
 
 
-def _quantization(config: Mapping[str, Any]) -> str | None:
+def block_of_fp8(config: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the block, rows x columns, that shares a scale where weights are stored in fp8; None for plain weights.
+
+    Raises ModelError for weights that are quantised in any other way.
+    """
     found = config.get("quantization_config")
     if not isinstance(found, Mapping):
         return None
-    return str(found.get("quant_method", "unknown"))[:40]
+    method = str(found.get("quant_method", "unknown"))[:40]
+    block = found.get("weight_block_size")
+    if method == "fp8" and isinstance(block, list | tuple) and len(block) == 2:
+        rows, columns = block
+        if isinstance(rows, int) and isinstance(columns, int) and rows > 0 and columns > 0:
+            return rows, columns
+    raise ModelError(
+        f"config.json: the weights are quantised already ({method}), in a way that swarm does not read. Use the "
+        "original model, in bfloat16, float16 or float32, or a GGUF file of it (`swarm models import`); a node holds "
+        "its layers in fewer bits with --quantize int8 or int4"
+    )
 
 
 def _layer_types(text: Mapping[str, Any], layers: int, window: int | None) -> tuple[str, ...]:

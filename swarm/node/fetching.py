@@ -16,7 +16,8 @@ from swarm.types import NodeId, short
 
 if TYPE_CHECKING:
     from swarm.models.progress import Progress
-    from swarm.node.transfer import Listing, Transfer
+    from swarm.node.listing import Listing
+    from swarm.node.transfer import Transfer
 
 log = logging.getLogger("swarm.weights")
 

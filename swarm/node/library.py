@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 
 from swarm.errors import AmbiguousModelError, ModelError, UnknownModelError
 from swarm.models.manifest import is_name
-from swarm.node.transfer import NoSourceError, Transfer
+from swarm.node.listing import NoSourceError
+from swarm.node.transfer import Transfer
 from swarm.types import LayerSpan, ModelId, NodeId
 
 if TYPE_CHECKING:

@@ -11,7 +11,7 @@ import pytest
 from swarm.errors import ModelError
 from swarm.models.chunks import CHUNK_BYTES, Chunks
 from swarm.models.partial import PartialFile
-from swarm.node.transfer import NoSourceError
+from swarm.node.listing import NoSourceError
 from swarm.types import LayerSpan
 from tests.support.links import eventually
 from tests.support.model_folders import FIRST, LARGE_LAYER_BYTES, LAST, LAYERS, write_large
@@ -152,6 +152,29 @@ async def test_where_members_differ_about_a_file_its_own_digest_decides(
             got = await taker.obtain(model, [liar, honest], span=ONE_LAYER)
         assert got.lacks("all", ends=True) == ()
         assert (got.folder / "model.safetensors").read_bytes() == (single / "model.safetensors").read_bytes()
+
+
+async def test_where_only_a_liar_gives_a_file_whole_files_show_it(
+    tmp_path: Path, single: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with weight_peers(tmp_path, 2, whole_files=True) as (liar, taker):
+        model = liar.adopt(single, NAME)
+        forged = write_large(tmp_path / "forged", files=1, seed=1)
+        assert liar.store.find(str(forged), name=NAME) is not None
+        listing = liar.sharing._listing(model.digest)
+        assert listing is not None
+        listing.folder = forged
+        hashed = liar.store.cache.hashed
+
+        def as_if(path, *rest):
+            real, false = hashed(single / path.name), hashed(path)
+            return type(false)(real.size, false.mtime_ns, real.sha256, false.table)
+
+        monkeypatch.setattr(liar.store.cache, "hashed", as_if)
+        with caplog.at_level(logging.WARNING), pytest.raises(ModelError, match="digests of the chunks"):
+            await taker.obtain(model, [liar], span=ONE_LAYER)
+        assert any("were false" in line and liar.node[:8] in line for line in caplog.messages)
+        assert not list(taker.store.folder_for(model).glob("*.safetensors*.*"))
 
 
 async def test_a_fetch_that_is_broken_off_goes_on_where_it_was(tmp_path: Path, single: Path) -> None:

@@ -130,11 +130,20 @@ def test_what_a_config_leaves_out_comes_from_the_caller() -> None:
     assert (spec.dtype, spec.tied_embeddings) == ("bfloat16", False)
 
 
-def test_a_quantised_checkpoint_is_named_as_such() -> None:
-    assert (
-        ModelSpec.from_config(CONFIG | {"quantization_config": {"quant_method": "fp8"}}).quantization == "fp8"
-    )
-    assert ModelSpec.from_config(CONFIG).quantization is None
+@pytest.mark.parametrize("method", ["gptq", "awq", "bitsandbytes", "mxfp4", "compressed-tensors", "fp8"])
+def test_a_quantised_checkpoint_is_refused_with_its_method_and_what_to_use(method: str) -> None:
+    quantised = {"quantization_config": {"quant_method": method, "bits": 4}}
+    for config in (CONFIG | quantised, {"model_type": "llava", "text_config": CONFIG | quantised}):
+        with pytest.raises(ModelError, match=f"quantised already .{method}.*original model.*--quantize"):
+            ModelSpec.from_config(config)
+
+
+def test_fp8_with_a_scale_for_each_block_is_read() -> None:
+    found = {"quant_method": "fp8", "weight_block_size": [128, 128], "activation_scheme": "dynamic"}
+    assert ModelSpec.from_config(CONFIG | {"quantization_config": found}).layers == 4
+    for block in ([128], [0, 128], "128", None):
+        with pytest.raises(ModelError, match="quantised already"):
+            ModelSpec.from_config(CONFIG | {"quantization_config": found | {"weight_block_size": block}})
 
 
 def test_code_that_transformers_has_by_the_same_name_is_not_needed() -> None:

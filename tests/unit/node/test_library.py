@@ -13,7 +13,8 @@ from swarm.errors import AmbiguousModelError, ModelError, UnknownModelError
 from swarm.models.progress import silent
 from swarm.models.store import LocalModel, ModelStore
 from swarm.node.library import Library
-from swarm.node.transfer import NoSourceError, Transfer
+from swarm.node.listing import NoSourceError
+from swarm.node.transfer import Transfer
 from swarm.types import LayerSpan, ModelId
 
 NAME = "org/model"
