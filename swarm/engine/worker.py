@@ -51,6 +51,9 @@ ROWS_PER_TOKEN = 6
 """So many further rows are taken to need as long as one token, to know beforehand what measuring them will take."""
 MEASURED_SECONDS = 0.5
 
+_HUGE_PAGES_FROM = 32 * MIB
+"""Bytes of weights from which huge pages are worth the copying: less lies in the caches anyway."""
+
 _HAND_OVER_SECONDS = 2e-5
 """For so long the loop lets go of the interpreter once it has given the compute thread its next jobs.
 
@@ -191,7 +194,8 @@ class Engine:
     def _use_huge_pages(self) -> None:
         """Start moving what was loaded to huge pages; again if more is loaded meanwhile."""
         self._moves_wanted += 1
-        if self._settings.huge_pages and self._device == "cpu" and self._moving is None:
+        wanted = self._settings.huge_pages and sum(self._weights.values()) >= _HUGE_PAGES_FROM
+        if wanted and self._device == "cpu" and self._moving is None:
             self._moving = asyncio.create_task(self._move_to_huge_pages())
 
     async def _move_to_huge_pages(self) -> None:
