@@ -22,6 +22,7 @@ from swarm.cli.models import app as models
 from swarm.cli.plan import plan
 from swarm.cli.secret import init
 from swarm.cli.status import status
+from swarm.cli.top.command import top
 from swarm.errors import ConfigError, SwarmError
 
 EXIT_FAILED = 1
@@ -40,6 +41,7 @@ app.command()(join)
 app.command()(init)
 app.command()(invite)
 app.command()(status)
+app.command()(top)
 app.command()(plan)
 app.command()(chat)
 app.command()(doctor)

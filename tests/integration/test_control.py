@@ -18,8 +18,9 @@ from typing import Any
 import pytest
 from openai import OpenAI
 
-from swarm.node.control import GetState, NodeRefusedError, SetLayers, ask
+from swarm.node.control import ChangeKeys, CloseDoor, GetState, NodeRefusedError, OpenDoor, SetLayers, ask
 from tests.support.swarm_process import NodeProcess, SwarmProcesses, free_port, swarm_of, wait_for
+from tests.support.terminal import ENTER, swarm_on_a_terminal
 from tests.support.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.processes, pytest.mark.real_model, pytest.mark.timeout(300)]
@@ -109,12 +110,13 @@ def test_what_would_leave_layers_to_nobody_or_does_not_fit_is_refused_and_change
 
 def test_a_node_gives_the_choice_back_and_leaves_a_model(swarm: SwarmProcesses) -> None:
     door, other = swarm.nodes
-    assert answered(other, "layers", "auto")["told"] == "auto"
-    assert answered(other, "layers", "0:6")["told"] == "0:6"
-    assert answered(door, "layers", "none")["layers"] == []
+    folder = other.folder / "state"
+    assert ask(folder, SetLayers("auto"))["told"] == "auto"
+    assert ask(folder, SetLayers("0:6"))["told"] == "0:6"
+    assert ask(door.folder / "state", SetLayers("none"))["layers"] == []
     assert "".join(stream(door.url, 20))
-    refused = control(other, "layers", "none", "--model", "tiny")
-    assert "nobody else holds layers 0-5" in refused.stderr
+    with pytest.raises(NodeRefusedError, match="nobody else holds layers 0-5"):
+        ask(folder, SetLayers("none", "tiny"))
     gone = answered(other, "layers", "none", "--force")
     assert (gone["told"], gone["layers"]) == ("none", [])
     wait_for("the door to miss the layers", lambda: door.get("/health")[0] == 503)
@@ -144,10 +146,39 @@ def test_keys_change_and_the_door_moves_while_an_answer_runs(swarm: SwarmProcess
     assert [status(before, new["new"]), status(f"http://127.0.0.1:{port}", new["new"])] == [0, 200]
     assert len(first + "".join(pieces)) > len(first)
     door.api = port
-    answered(door, "door", "remove-key", new["keys"][0]["id"])
+    folder = door.folder / "state"
+    assert ask(folder, ChangeKeys(remove=(new["keys"][0]["id"],)))["keys"] == []
     assert status(door.url) == 200
-    answered(door, "door", "close")
+    ask(folder, CloseDoor())
     assert status(door.url) == 0
-    assert ask(door.folder / "state", GetState())["door"]["listen"] is None
-    answered(door, "door", "open")
+    assert "closed" in control(door, "door", "show").stdout
+    assert ask(folder, OpenDoor())["listen"] == f"127.0.0.1:{port}"
     assert status(door.url) == 200
+
+
+def test_a_person_opens_the_door_and_changes_layers_in_the_terminal(swarm: SwarmProcesses) -> None:
+    other, port = swarm.nodes[1], free_port()
+    folder = other.folder / "state"
+    ask(folder, SetLayers("0:6", "tiny"))
+    with swarm_on_a_terminal("top", "--state", str(folder), columns=80, rows=24) as top:
+        top.shows(r"node1 \w{8} +ready +2 members")
+        top.type("4")
+        top.shows("The front door is closed")
+        top.type("p")
+        top.shows("Where the front door listens")
+        top.type(f"{port}{ENTER}")
+        top.shows(f"http://127.0.0.1:{port}/v1")
+        assert status(f"http://127.0.0.1:{port}") == 200
+        top.type("2")
+        top.shows(r"tiny +all 6 layers +0:6 +0:6")
+        top.type("l")
+        top.shows("Layers that this node holds")
+        top.type(f"3:6{ENTER}")
+        top.shows(r"tiny +(all 6 layers|lacks 0:3) +3:6 +3:6|nobody else holds")
+        if "nobody else holds" in top.screen:
+            top.type("y")
+            top.shows(r"tiny +lacks 0:3 +3:6 +3:6")
+            top.shows("×+")
+        assert ask(folder, GetState())["holding"][0]["layers"] == ["3:6"]
+        top.type("q")
+        assert top.ended() == 0

@@ -1,0 +1,1 @@
+"""``swarm top``: a terminal user interface for the node on this machine. What it shows is worked out in ``view``."""

@@ -1,0 +1,25 @@
+"""``swarm top``: starts the terminal user interface, where its library is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+
+from swarm.cli import options
+from swarm.errors import ConfigError
+
+
+def top(state: options.State = None) -> None:
+    """Watch and steer the node on this machine in the terminal: network, models and spans, jobs, server.
+
+    Opens, moves and closes the front door, changes API keys, and changes which layers are held. Keys are shown at
+    the bottom; ? explains them.
+    """
+    if importlib.util.find_spec("textual") is None:
+        raise ConfigError(
+            "`swarm top` needs Textual: pip install 'textual>=8,<9', or 'swarm-inference[tui]' as a whole"
+        )
+    from swarm.cli.top.app import TopApp
+    from swarm.cli.top.client import asking
+
+    folder = options.state_folder(state)
+    TopApp(asking(folder), str(folder)).run()
