@@ -28,8 +28,9 @@ who may open it may control the node.
 
 It is `{control.SOCKET_FILE}` in the state folder, with mode 0600; where that path is too long for a socket, one under
 the folder for temporary files; on Windows a named pipe that only its owner may write to. One JSON object in one line
-asks, one line answers `{{"ok": …}}` or `{{"error": "…"}}`. A connection may ask several times, one after the other. A
-line has {control.MAX_LINE_BYTES >> 20} MiB at most. Unknown requests and fields are errors.
+asks, one line answers `{{"ok": …}}` or `{{"error": "…", "kind": "…"}}`: what the node says, and which of its errors
+that is. A connection may ask several times, one after the other. A line has
+{control.MAX_LINE_BYTES >> 20} MiB at most. Unknown requests and fields are errors.
 
 ```json
 {{"do": "invite", "minutes": 60}}

@@ -230,17 +230,17 @@ def jobs(state: State, rates: Rates) -> Table:
                 str(one["number"]),
                 (
                     cell(one["number"]),
-                    cell(one["model"]),
-                    cell(one["prompt_tokens"]),
                     cell(one["completion_tokens"]),
                     cell("" if rate is None else f"{rate:.1f}", "bad" if rate == 0 else "good"),
                     cell(_age(one["age_seconds"])),
                     cell(mended or "", "busy"),
                     cell(route(one["route"])),
+                    cell(one["prompt_tokens"]),
+                    cell(one["model"]),
                 ),
             )
         )
-    return Table(("job", "model", "prompt", "tokens", "tok/s", "age", "moved", "route"), tuple(rows))
+    return Table(("job", "tokens", "tok/s", "age", "moved", "route", "prompt", "model"), tuple(rows))
 
 
 def job_lines(state: State) -> list[Line]:
@@ -252,7 +252,7 @@ def job_lines(state: State) -> list[Line]:
         (
             cell(f"{own} {'answer' if own == 1 else 'answers'} of this front door, "),
             cell(f"{passing} {'session' if passing == 1 else 'sessions'} through this node's layers, "),
-            cell(f"KV {used} of {budget} MiB, {engine['queued_jobs']} jobs queued"),
+            cell(f"KV {used} of {budget} MiB"),
         )
     ]
 
