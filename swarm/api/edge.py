@@ -6,9 +6,12 @@ ASGI middleware. Knows nothing of models or answers.
 from __future__ import annotations
 
 import asyncio
+import socket
+import struct
+import sys
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, MutableMapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import replace
 from functools import partial
@@ -213,7 +216,7 @@ class _Answer:
         except TimeoutError:
             transport = connection.get()
             if transport is not None:
-                transport.abort()
+                _reset(transport)
             raise StalledReaderError(f"the client read nothing for {self._stalled_seconds:g} s") from None
 
     async def refuse(self, scope: Scope, status: int, body: dict[str, Any], headers: dict[str, str]) -> None:
@@ -264,6 +267,20 @@ class _Answer:
                 (b"vary", b"Origin"),
             ]
         return headers
+
+
+def _reset(transport: asyncio.WriteTransport) -> None:
+    """End a connection so that its client learns of it now, and the kernel keeps nothing for it.
+
+    Closed as usual, what the kernel still has to send waits for a reader who does not read, and the end of the
+    connection behind it: the kernel gives both up in the end, and tells nobody.
+    """
+    plain = transport.get_extra_info("socket")
+    if plain is not None:
+        with suppress(OSError):  # it may be gone already
+            linger = struct.pack("hh" if sys.platform == "win32" else "ii", 1, 0)
+            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+    transport.abort()
 
 
 def _has_path(scope: Scope) -> bool:

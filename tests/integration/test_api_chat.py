@@ -325,7 +325,15 @@ async def test_a_client_that_stops_reading_is_cut_and_its_generation_freed() -> 
         await reader.readuntil(b"\r\n\r\n")
         await eventually(lambda: bool(front.generations) and front.generations[0].closed)
         assert front.generations[0].finish_reason is None
+        # It is told, whenever it looks: its connection was reset, with whatever it had not read before that.
+        with pytest.raises(ConnectionResetError):
+            await asyncio.wait_for(_read_all(reader), 20)
         writer.transport.abort()
+
+
+async def _read_all(reader: asyncio.StreamReader) -> None:
+    while await reader.read(65536):
+        pass
 
 
 @pytest.mark.parametrize(
