@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     if options.large:
         return _large(options.large, options.first)
     if options.sockets:
-        return _sockets(options.sockets)
+        return _sockets(options.sockets, options.stay)
     results = Path(options.results)
     done = {} if options.again else _read(results)
     wanted = list(_wanted(options))
@@ -74,6 +74,7 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument(
         "--sockets", type=int, default=0, metavar="NODES", help="join gossip-only nodes instead"
     )
+    parser.add_argument("--stay", type=float, default=20.0, help="watch them for so long after that (20)")
     return parser.parse_args(arguments)
 
 
@@ -139,16 +140,18 @@ def _large(nodes: int, seed: int) -> int:
     return 0
 
 
-def _sockets(nodes: int) -> int:
-    from tests.support.gossip_node import seconds_to_join
+def _sockets(nodes: int, stay_seconds: float) -> int:
+    from tests.support.gossip_node import join_and_stay
 
     started = time.process_time()
-    seconds = asyncio.run(seconds_to_join(nodes))
+    joined = asyncio.run(join_and_stay(nodes, stay_seconds))
     cpu = time.process_time() - started
     print(
-        f"{nodes} nodes: all know all after {seconds:.2f} s, for {cpu:.1f} s of one process's processor time"
+        f"{nodes} nodes: all know all after {joined.seconds:.2f} s. In the {joined.stayed:.0f} s after that each held\n"
+        f"at least {joined.fewest_alive} for alive, at most {joined.most_doubted:.2%} of all pairs were in doubt, and\n"
+        f"{joined.dead} were held dead at the end; up to {joined.most_links} links a node; {cpu:.1f} s of processor"
     )
-    return 0
+    return 1 if joined.dead else 0
 
 
 def _name(job: Job) -> str:

@@ -234,11 +234,15 @@ class AuthenticationError(ProtocolError):
 class DialError(SwarmError):
     """An address could not be reached, or who answered was refused."""
 
-    def __init__(self, address: Address, message: str, *, own: bool = False) -> None:
+    def __init__(
+        self, address: Address, message: str, *, own: bool = False, overloaded: bool = False
+    ) -> None:
         super().__init__(f"{address}: {message}")
         self.address = address
         self.own = own
         """The address is this very process."""
+        self.overloaded = overloaded
+        """Somebody listens there, but had no time or no room for a handshake."""
 
 
 class KVFullError(SwarmError):

@@ -204,7 +204,9 @@ class EngineSettings:
 @dataclass(frozen=True, slots=True)
 class NetSettings:
     handshake_seconds: float = knob(5.0, "From accept to READY; later connections are dropped.")
-    max_unauthenticated: int = knob(32, "Connections not yet authenticated; the oldest is dropped when full.")
+    max_unauthenticated: int = knob(
+        32, "Connections not yet authenticated; one is dropped, or awaited, when full."
+    )
     max_unauthenticated_per_address: int = knob(8, "The same, for one address.")
     accepts_per_second: float = knob(10.0, "Connections one address may open a second.")
     accept_burst: int = knob(64, "Connections one address may open at once before the rate counts.")
@@ -214,8 +216,9 @@ class NetSettings:
     credit_bytes: int = knob(1 * MIB, "Prefill bytes a peer may have under way to this node.")
     send_queue_bytes: int = knob(64 * MIB, "More waiting for one peer breaks the link.")
     dial_seconds: float = knob(5.0, "How long one connection attempt may take.")
-    redial_seconds: float = knob(2.0, "Shortest pause between attempts at a lost member (jittered).")
-    redial_max_seconds: float = knob(30.0, "Longest pause between attempts.")
+    dial_from: str = knob(
+        "", "The address of this machine that connections to peers leave from; empty: the system chooses."
+    )
 
 
 @dataclass(frozen=True, slots=True)

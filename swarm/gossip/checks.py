@@ -162,6 +162,10 @@ class Errands:
             errand.askers[asker] = nonce
         return begins
 
+    def drop(self, subject: NodeId) -> None:
+        """Leave an errand undone; whoever asked hears nothing."""
+        self._errands.pop(subject, None)
+
     def end(self, subject: NodeId, *, reached: bool, now: float) -> dict[NodeId, int]:
         """Take the outcome of a dial and return who asked for it, with their nonces."""
         errand = self._errands.pop(subject, None)

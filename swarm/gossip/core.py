@@ -54,6 +54,10 @@ class Core:
     def patience(self, now: float) -> float:
         return self.local_health.factor(now)
 
+    def late(self, now: float) -> bool:
+        """Whether this process was not on time itself lately, so that what it fails to reach may well be there."""
+        return self.local_health.factor(now) > 1.0
+
     def announce_static(self, now: float) -> None:
         """Put the own static record into the view and spread it."""
         self.table.place(self.own.static, now)

@@ -45,7 +45,12 @@ class Detector:
         """A dial came to nothing: that is a reason to begin to doubt, but none to doubt more.
 
         Who dialled for others only tells them, and joins in when the subject is suspected already: two must sign.
+        From a node that is late itself it is no evidence at all. Where all are late, as when a swarm forms on a slow
+        machine, doubts would bring dials, and dials doubts.
         """
+        if self._core.late(now):
+            self._errands.drop(subject)
+            return
         askers = self._errands.end(subject, reached=False, now=now)
         for asker, nonce in askers.items():
             self._core.send(asker, PeerChecked(subject, nonce, False))
@@ -87,7 +92,7 @@ class Detector:
             core.send(sender, PeerChecked(subject, message.nonce, alive))
             return
         addresses = entry.static.record.addresses
-        if addresses and self._errands.take(subject, sender, message.nonce, now):
+        if addresses and not core.late(now) and self._errands.take(subject, sender, message.nonce, now):
             core.emit(Dial(core.rng.choice(addresses), subject))
 
     def on_answer(self, sender: NodeId, message: PeerChecked, now: float) -> None:

@@ -16,8 +16,19 @@ EAGER_SECONDS = 300.0
 MAX_PAUSE_SECONDS = 30.0
 FORGOTTEN_SECONDS = 20.0
 """An attempt that nobody reported on counts as failed then."""
+FEWEST_AT_ONCE, FIRST_AT_ONCE, MOST_AT_ONCE = 2, 2, 8
+"""Young attempts at members under way: one more after each that led to a link, half after one that failed. A node that
+learns of forty would else begin forty handshakes, and so would the others: a swarm that forms at once on a slow machine
+then spends its time on handshakes that end at their timeouts."""
+YOUNG_SECONDS = 2.0
+"""An attempt that takes longer meets silence, and holds up no other."""
 COURTESY_SECONDS = 0.5
-"""The lower id of a pair dials first: the other waits, or most pairs would connect twice."""
+COURTESY_A_MEMBER_SECONDS = 0.05
+"""The lower id of a pair dials first: the other waits, or most pairs would connect twice. It waits the longer the more
+there are to dial, as the lower id does not dial all at once."""
+STAGGER_SECONDS = 1.0
+"""Between the first attempts at several bootstrap addresses, in an order by chance, unless one fails before. Once one
+has answered, the others are most often known as members."""
 
 
 @dataclass(slots=True)
@@ -28,6 +39,7 @@ class Attempts:
     since: float
     under_way: float | None = None
     failures: int = 0
+    overloads: int = 0
 
 
 @dataclass(slots=True)
@@ -41,6 +53,7 @@ class Dialer:
 
     own: NodeId
     rng: Random
+    _at_once: int = FIRST_AT_ONCE
     _members: dict[NodeId, Attempts] = field(default_factory=dict)
     _bootstrap: dict[Address, Attempts] = field(default_factory=dict)
     _own_addresses: set[Address] = field(default_factory=set)
@@ -49,10 +62,20 @@ class Dialer:
     _judged: Mapping[NodeId, Collection[Address]] | None = None
 
     def add_bootstrap(self, addresses: Iterable[Address], now: float) -> None:
-        for address in addresses:
-            if address not in self._own_addresses:
-                self._bootstrap.setdefault(address, Attempts(now, now))
+        new = [a for a in dict.fromkeys(addresses) if a not in self._own_addresses | self._bootstrap.keys()]
+        self._stagger(new, now)
         self._judged = None
+
+    def _stagger(self, addresses: list[Address], now: float) -> None:
+        for place, address in enumerate(self.rng.sample(addresses, len(addresses))):
+            self._bootstrap[address] = Attempts(now + place * STAGGER_SECONDS, now)
+
+    def _hurry(self, now: float) -> None:
+        """One bootstrap address failed: the next that was not tried yet need not wait any longer."""
+        untried = [a for a in self._bootstrap.values() if not a.failures and a.under_way is None]
+        if untried:
+            following = min(untried, key=lambda attempts: attempts.next_at)
+            following.next_at = min(following.next_at, now)
 
     def is_own(self, address: Address) -> None:
         """Never dial ``address`` again: this node itself answers there."""
@@ -67,7 +90,9 @@ class Dialer:
             self._bootstrap[address].under_way = None
 
     def linked(self, node: NodeId) -> None:
-        self._members.pop(node, None)
+        attempts = self._members.pop(node, None)
+        if attempts is not None and attempts.under_way is not None:
+            self._at_once = min(self._at_once + 1, MOST_AT_ONCE)
 
     @property
     def seeks(self) -> bool:
@@ -78,12 +103,17 @@ class Dialer:
         """A link ended: try again at once, but not all at the same moment."""
         self._members[node] = Attempts(now + self.rng.random() * FIRST_PAUSE_SECONDS, now)
 
-    def failed(self, address: Address, node: NodeId | None, now: float) -> None:
+    def failed(self, address: Address, node: NodeId | None, now: float, *, overloaded: bool = False) -> None:
+        """An attempt came to nothing. Who is there but ``overloaded`` is given twice as much time after each."""
         attempts = self._members.get(node) if node is not None else self._bootstrap.get(address)
         if attempts is not None and attempts.under_way is not None:
             started = attempts.under_way
             attempts.under_way = None
             attempts.failures += 1
+            attempts.overloads = attempts.overloads + 1 if overloaded else 0
+            self._at_once = max(self._at_once // 2, FEWEST_AT_ONCE)
+            if node is None:
+                self._hurry(now)
             # Counted from the start: an attempt that ran into its timeout has been pause enough.
             soonest = now + self.rng.random() * FIRST_PAUSE_SECONDS
             attempts.next_at = max(started + self._pause(attempts, now), soonest)
@@ -109,16 +139,22 @@ class Dialer:
         for node in [node for node in self._members if node not in wanted]:
             del self._members[node]
         dials = []
+        free = self._at_once - sum(
+            attempts.under_way is not None and now - attempts.under_way < YOUNG_SECONDS
+            for attempts in self._members.values()
+        )
         for node, addresses in wanted.items():
             attempts = self._members.get(node)
             if attempts is None:
                 waits = courteous and node < self.own
-                courtesy = COURTESY_SECONDS * (1 + self.rng.random()) if waits else 0.0
-                attempts = self._members[node] = Attempts(now + courtesy, now)
+                courtesy = COURTESY_SECONDS + COURTESY_A_MEMBER_SECONDS * len(wanted)
+                after = now + courtesy * (1 + self.rng.random()) if waits else now
+                attempts = self._members[node] = Attempts(after, now)
             usable = [address for address in addresses if address not in self._own_addresses]
             if not usable:
                 attempts.next_at = now + PAUSE_SECONDS
-            elif self._ready(attempts, now):
+            elif free > 0 and self._ready(attempts, now):
+                free -= 1
                 attempts.under_way = now
                 dials.append(Dial(usable[attempts.failures % len(usable)], node))
         for address, attempts in self._bootstrap.items():
@@ -134,14 +170,17 @@ class Dialer:
 
     def bootstrap_done(self, now: float) -> None:
         """A member is linked; should all be lost again, the answered bootstrap addresses are tried anew."""
-        for address in self._answered & self._bootstrap.keys():
-            self._bootstrap[address] = Attempts(now, now)
+        self._stagger([address for address in self._bootstrap if address in self._answered], now)
 
     def wakeup(self, alone: bool) -> float:
-        soonest = float("inf")
+        soonest, under_way = float("inf"), 0
         for attempts in self._members.values():
-            if attempts.under_way is None and attempts.next_at < soonest:
+            if attempts.under_way is not None:
+                under_way += 1
+            elif attempts.next_at < soonest:
                 soonest = attempts.next_at
+        if under_way >= self._at_once:
+            soonest = float("inf")  # the end of an attempt is an event of its own
         for address, attempts in self._bootstrap.items():
             if attempts.under_way is None and (alone or address not in self._answered):
                 soonest = min(soonest, attempts.next_at)
@@ -153,10 +192,13 @@ class Dialer:
         return now >= attempts.next_at
 
     def _pause(self, attempts: Attempts, now: float) -> float:
-        """2 s for five minutes, then growing to 30 s; jitter adds up to a half."""
-        if now - attempts.since < EAGER_SECONDS:
-            pause = PAUSE_SECONDS
-        else:
-            beyond = (now - attempts.since) / EAGER_SECONDS
-            pause = min(PAUSE_SECONDS * 2**beyond, MAX_PAUSE_SECONDS)
-        return pause * (1.0 + 0.5 * self.rng.random())
+        """2 s for five minutes, then growing to 30 s; jitter adds up to a half.
+
+        A handshake that fails costs both ends most of what one costs that succeeds. So the pause grows at once where
+        that happens, or those who are turned away would keep the others from getting in.
+        """
+        pause: float = PAUSE_SECONDS
+        if now - attempts.since >= EAGER_SECONDS:
+            pause *= float(2 ** ((now - attempts.since) / EAGER_SECONDS))
+        pause = max(pause, PAUSE_SECONDS * 2 ** min(attempts.overloads, 3))
+        return min(pause, MAX_PAUSE_SECONDS) * (1.0 + 0.5 * self.rng.random())

@@ -14,9 +14,11 @@ from swarm.protocol.messages import Heartbeat
 from swarm.types import BootId, NodeId
 
 MEAN_WEIGHT = 1 / 8
-DEVIATION_RISE = 1 / 2
 DEVIATION_FALL = 1 / 1024
-"""A rare long gap is remembered for minutes: where packets are lost, the next one is as long."""
+"""A long gap raises the deviation at once and is remembered for minutes: where packets are lost, others follow that are
+as long, or longer."""
+FIRST_DEVIATION_BEATS = 2
+"""What a new link is taken for, until it is known better: one that loses packets now and then."""
 RTT_WEIGHT = 1 / 8
 BEATS_REMEMBERED = 256
 
@@ -32,7 +34,7 @@ class Rhythm:
     def beat(self, now: float) -> None:
         gap = now - self.last
         off = abs(gap - self.mean) - self.deviation
-        self.deviation += off * (DEVIATION_RISE if off > 0 else DEVIATION_FALL)
+        self.deviation += off if off > 0 else off * DEVIATION_FALL
         self.mean += MEAN_WEIGHT * (gap - self.mean)
         self.last = now
 
@@ -110,7 +112,8 @@ class LinkTier:
 
     def up(self, node: NodeId, boot: BootId, now: float) -> None:
         beat = self._settings.heartbeat_seconds
-        self._links[node] = Link(node, boot, now, now, Rhythm(now, beat, beat), Rhythm(now, beat, beat))
+        off = FIRST_DEVIATION_BEATS * beat
+        self._links[node] = Link(node, boot, now, now, Rhythm(now, beat, off), Rhythm(now, beat, off))
         self._soonest = min(self._soonest, self._deadline(self._links[node], 1.0))
         self._reorder()
 
@@ -124,11 +127,14 @@ class LinkTier:
         self._order = [self._links[node] for node in sorted(self._links)]
         self.version += 1
 
-    def beat(self, now: float) -> list[tuple[NodeId, Heartbeat]]:
-        """Return the heartbeats that are due: one a link, or none."""
+    def beat(self, now: float, late: bool = False) -> list[tuple[NodeId, Heartbeat]]:
+        """Return the heartbeats that are due: one a link, or none.
+
+        A process that is ``late`` beats half as often: it has other work, and its peers get used to it.
+        """
         if now < self.next_beat:
             return []
-        self.next_beat = max(self.next_beat + self._settings.heartbeat_seconds, now)
+        self.next_beat = max(self.next_beat + self._settings.heartbeat_seconds * (2 if late else 1), now)
         self._number += 1
         self._beat_times[self._number] = now
         if len(self._beat_times) > BEATS_REMEMBERED:
@@ -201,7 +207,11 @@ class LinkTier:
 
     def due(self, now: float) -> bool:
         """Return whether a beat or the end of somebody's time is due."""
-        return now >= self.next_beat or now >= self._soonest
+        return now >= self.next_beat or self.judgement_due(now)
+
+    def judgement_due(self, now: float) -> bool:
+        """Return whether somebody's time may have ended. A late beat is no reason: judging costs each link a little."""
+        return now >= self._soonest
 
     def wakeup(self) -> float:
         """Return when ``due`` will be true. Who speaks meanwhile only moves its own time, most often to later."""

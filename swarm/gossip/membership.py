@@ -224,7 +224,7 @@ class Membership:
                 self._exchange.on_record(sender, record, now)
             case _:
                 raise ProtocolError(f"{type(message).__name__} is not gossip")
-        if link.suspect or core.links.due(now):
+        if link.suspect or core.links.judgement_due(now):
             self._upkeep.refresh_links(now)
 
     def update_self(
@@ -284,10 +284,12 @@ class Membership:
         self._advance(now)
         self._dialer.add_bootstrap(addresses, now)
 
-    def dial_failed(self, address: Address, node: NodeId | None, now: float) -> None:
-        """A Dial came to nothing; ``node`` is what it expected."""
+    def dial_failed(
+        self, address: Address, node: NodeId | None, now: float, *, overloaded: bool = False
+    ) -> None:
+        """A Dial came to nothing; ``node`` is what it expected. ``overloaded``: somebody is there, without time."""
         self._advance(now)
-        self._dialer.failed(address, node, now)
+        self._dialer.failed(address, node, now, overloaded=overloaded)
         if node is not None:
             self._overlay.failed(node, now)
             self._detector.unreachable(node, now)
@@ -317,7 +319,7 @@ class Membership:
             return
         core = self._core
         due = core.links.due(now)
-        for node, beat in core.links.beat(now):
+        for node, beat in core.links.beat(now, core.late(now)):
             core.send(node, beat)
         if due:
             self._upkeep.refresh_links(now)

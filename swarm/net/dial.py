@@ -21,13 +21,19 @@ REFUSALS = {
 
 
 async def dial(
-    address: Address, *, context: ssl.SSLContext, buffer: memoryview, seconds: float
+    address: Address, *, context: ssl.SSLContext, buffer: memoryview, seconds: float, source: str = ""
 ) -> Connection:
-    """Return a connection on which TLS begins. Raises DialError when nobody answers in ``seconds``."""
+    """Return a connection on which TLS begins, from the address ``source`` if given.
+
+    Raises DialError when nobody answers in ``seconds``.
+    """
     try:
         async with asyncio.timeout(seconds):
             _, connection = await asyncio.get_running_loop().create_connection(
-                lambda: Connection(context, buffer, server_side=False), address.host, address.port
+                lambda: Connection(context, buffer, server_side=False),
+                address.host,
+                address.port,
+                local_addr=(source, 0) if source else None,
             )
     except TimeoutError:
         raise DialError(address, f"no answer within {seconds:g} s") from None
@@ -46,4 +52,4 @@ def refused(address: Address, end: ConnectionEndedError) -> DialError | Authenti
         return DialError(address, "this is our own address", own=True)
     if end.code in REFUSALS:
         return AuthenticationError(f"{address} refused us: {REFUSALS[CloseCode(end.code)]}", end.code)
-    return DialError(address, end.reason)
+    return DialError(address, end.reason, overloaded=end.code is None)

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import ipaddress
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 
 from swarm.config import NetSettings
 from swarm.protocol.limits import STRIKE_SECONDS, STRIKES
 from swarm.types import NodeId
 
 _MAX_REMEMBERED = 4096
+YOUNG_SECONDS = 1.0
+"""An unauthenticated connection, the only one of its source, that young is not dropped for a newcomer. Where a swarm
+forms at once all handshakes take long, and dropping the oldest would let none of them end."""
 _IPV6_PREFIX = 64
 
 
@@ -52,13 +55,13 @@ class AcceptGate:
     def __init__(self, settings: NetSettings) -> None:
         self._settings = settings
         self._rate = RateLimit(settings.accepts_per_second, settings.accept_burst)
-        self._waiting: OrderedDict[object, str] = OrderedDict()
+        self._waiting: OrderedDict[object, tuple[str, float]] = OrderedDict()
 
     def refusal(self, host: str, now: float) -> str | None:
         """Return why a new connection from ``host`` is refused, or None."""
         source = source_of(host)
         if (
-            sum(waiting == source for waiting in self._waiting.values())
+            sum(waiting == source for waiting, _ in self._waiting.values())
             >= self._settings.max_unauthenticated_per_address
         ):
             return "too many unauthenticated connections from this address"
@@ -66,12 +69,32 @@ class AcceptGate:
             return "too many connections a second from this address"
         return None
 
-    def enter(self, ticket: object, host: str) -> object | None:
-        """Count a connection as unauthenticated; return the oldest other one if that is one too many."""
-        self._waiting[ticket] = source_of(host)
-        if len(self._waiting) <= self._settings.max_unauthenticated:
-            return None
-        return self._waiting.popitem(last=False)[0]
+    def full_for(self, now: float) -> float:
+        """Return for how many seconds there is no room for one more, unless one leaves; 0 if there is."""
+        if len(self._waiting) < self._settings.max_unauthenticated or self._busiest() is not None:
+            return 0.0
+        _, since = next(iter(self._waiting.values()))
+        return max(0.0, since + YOUNG_SECONDS - now)
+
+    def enter(self, ticket: object, host: str, now: float) -> object | None:
+        """Count a connection as unauthenticated; return the one to drop for it if that is one too many.
+
+        That is the oldest of the source that has the most, or of all if none has more than one.
+        """
+        dropped = None
+        if len(self._waiting) >= self._settings.max_unauthenticated:
+            busiest = self._busiest()
+            dropped = next(
+                ticket for ticket, (source, _) in self._waiting.items() if busiest in (None, source)
+            )
+            del self._waiting[dropped]
+        self._waiting[ticket] = (source_of(host), now)
+        return dropped
+
+    def _busiest(self) -> str | None:
+        """Return the source with the most unauthenticated connections; None if no source has two."""
+        source, count = Counter(source for source, _ in self._waiting.values()).most_common(1)[0]
+        return source if count > 1 else None
 
     def leave(self, ticket: object) -> None:
         self._waiting.pop(ticket, None)

@@ -6,6 +6,7 @@ Knows no handshake: that is its ``serve``.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import logging
 import socket
@@ -38,6 +39,7 @@ class Listener:
         self._make = make
         self._serve = serve
         self._gate = AcceptGate(settings)
+        self._left = asyncio.Event()
         self._socket: socket.socket | None = None
         self._accepting: asyncio.Task[None] | None = None
         self._handshakes: set[asyncio.Task[None]] = set()
@@ -82,7 +84,24 @@ class Listener:
                 self._refusals.warn(observed, refusal)
                 accepted.close()
                 continue
+            try:
+                await self._room()
+            except asyncio.CancelledError:
+                accepted.close()
+                raise
             self._begin(accepted, observed)
+
+    async def _room(self) -> None:
+        """Wait until one more connection may begin its handshake; those behind it wait in the kernel."""
+        while (seconds := self._gate.full_for(asyncio.get_running_loop().time())) > 0:
+            self._left.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._left.wait()
+
+    def _leave(self, connection: Connection) -> None:
+        self._gate.leave(connection)
+        self._left.set()
 
     def _begin(self, accepted: socket.socket, observed: Address) -> None:
         connection = self._make()
@@ -90,9 +109,9 @@ class Listener:
         self._handshakes.add(task)
         task.add_done_callback(self._handshakes.discard)
         task.add_done_callback(_log_failure)
-        oldest = self._gate.enter(connection, observed.host)
-        if isinstance(oldest, Connection):
-            oldest.abort()
+        dropped = self._gate.enter(connection, observed.host, asyncio.get_running_loop().time())
+        if isinstance(dropped, Connection):
+            dropped.abort()
 
     async def _handshake(self, connection: Connection, accepted: socket.socket, observed: Address) -> None:
         try:
@@ -112,9 +131,9 @@ class Listener:
         finally:
             # A refused connection still counts until its socket is gone.
             if connection.closing and not connection.closed.done():
-                connection.closed.add_done_callback(lambda _: self._gate.leave(connection))
+                connection.closed.add_done_callback(lambda _: self._leave(connection))
             else:
-                self._gate.leave(connection)
+                self._leave(connection)
 
 
 def _log_failure(task: asyncio.Task[None]) -> None:

@@ -91,13 +91,18 @@ class Network:
         if expected is not None and expected in self._table:
             return expected
         connection = await dial(
-            address, context=self._client_context, buffer=self._buffer, seconds=self._settings.dial_seconds
+            address,
+            context=self._client_context,
+            buffer=self._buffer,
+            seconds=self._settings.dial_seconds,
+            source=self._settings.dial_from,
         )
         try:
             async with asyncio.timeout(self._settings.handshake_seconds):
                 return await self._introduce(connection, address, expected)
         except TimeoutError:
-            raise DialError(address, f"no handshake within {self._settings.handshake_seconds:g} s") from None
+            why = f"no handshake within {self._settings.handshake_seconds:g} s"
+            raise DialError(address, why, overloaded=True) from None
         except AuthenticationError as exc:
             connection.close(exc.close_code)
             raise AuthenticationError(f"{address}: {exc}", exc.close_code) from None

@@ -152,7 +152,8 @@ class GossipLoop:
             if isinstance(exc, DialError) and exc.own:
                 self.membership.address_is_own(address)
             else:
-                self.membership.dial_failed(address, effect.expected, self._clock())
+                busy = isinstance(exc, DialError) and exc.overloaded
+                self.membership.dial_failed(address, effect.expected, self._clock(), overloaded=busy)
             self._report(address, str(exc))
             self.flush()
             self._note_duplicate(exc)

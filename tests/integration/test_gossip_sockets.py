@@ -10,7 +10,7 @@ import pytest
 from swarm.config import GossipSettings
 from swarm.gossip.member import Health
 from swarm.gossip.overlay import FEWEST, MOST
-from tests.support.gossip_node import GossipNode, gossiping
+from tests.support.gossip_node import GossipNode, gossiping, loopback
 from tests.support.links import eventually
 
 pytestmark = pytest.mark.timeout(120)
@@ -30,9 +30,9 @@ async def made() -> AsyncIterator[Callable[..., GossipNode]]:
 
 
 async def test_thirty_nodes_that_join_at_once_all_know_each_other_and_keep_few_links(made):
-    nodes = await gossiping(30, lambda _: made(settings=SMALL_MESH))
+    nodes = await gossiping(30, lambda number: made(settings=SMALL_MESH, host=loopback(number)))
     await eventually(
-        lambda: all(len(node.alive()) == 30 for node in nodes), "everybody to know everybody", 60
+        lambda: all(node.alive_count() == 30 for node in nodes), "everybody to know everybody", 60
     )
     await eventually(
         lambda: max(len(n.network.links()) for n in nodes) <= MOST, "the surplus to be closed", 60

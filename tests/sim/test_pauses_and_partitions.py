@@ -62,9 +62,9 @@ def test_both_sides_of_a_partition_bury_each_other_and_meet_again(sizes: tuple[i
     assert world.run_until(lambda: everybody_is_back() and world.converged(), 5.0) < 5.0
 
 
-@pytest.mark.parametrize("loss", [0.01, 0.05])
-def test_loss_kills_nobody(loss: float):
-    world = swarm_of(8, conditions=Conditions(delay_seconds=0.05, loss=loss))
+@pytest.mark.parametrize(("loss", "seed"), [(0.01, 1), (0.05, 1), (0.05, 4)])
+def test_loss_kills_nobody(loss: float, seed: int):
+    world = swarm_of(8, seed=seed, conditions=Conditions(delay_seconds=0.05, loss=loss))
     before = sum(process.suspected_links for process in world.alive())
     world.run(300.0)
     assert not world.ever(" DEAD ")

@@ -177,11 +177,17 @@ class Relay:
 
 
 @asynccontextmanager
-async def raw_connection(address: Address) -> AsyncIterator[ClientConnection]:
-    """Open the WebSocket only: what is said on it is the test's affair."""
+async def raw_connection(address: Address, source: str = "127.0.0.1") -> AsyncIterator[ClientConnection]:
+    """Open the WebSocket only, from ``source``: what is said on it is the test's affair."""
     uri = f"wss://{address}{PATH}"
     async with connect(
-        uri, ssl=client_context(), compression=None, ping_interval=None, close_timeout=1, proxy=None
+        uri,
+        ssl=client_context(),
+        compression=None,
+        ping_interval=None,
+        close_timeout=1,
+        proxy=None,
+        local_addr=(source, 0),
     ) as websocket:
         yield websocket
 
@@ -201,9 +207,11 @@ def client_handshake(
 
 
 @asynccontextmanager
-async def raw_member(address: Address, seed: bytes) -> AsyncIterator[ClientConnection]:
+async def raw_member(
+    address: Address, seed: bytes, source: str = "127.0.0.1"
+) -> AsyncIterator[ClientConnection]:
     """Authenticate as a member; the frames after READY are the test's affair."""
-    async with raw_connection(address) as websocket:
+    async with raw_connection(address, source) as websocket:
         handshake = client_handshake(websocket, seed)
         await websocket.send(handshake.read_challenge(_bytes(await websocket.recv())))
         handshake.read_accept(_bytes(await websocket.recv()))

@@ -171,12 +171,18 @@ def test_a_silent_link_is_suspect_and_trusted_again_when_it_speaks(driven, peer)
     alice, bob = peer("alice"), peer("bob")
     driven.link(alice, bob)
     only_alice, both = beating(driven, alice), beating(driven, alice, bob)
-    driven.wait(20.0, both)
+    driven.wait(300.0, both)  # it is known how regularly it speaks
     assert LinkSuspect(bob.node) not in driven.done
-    effects = driven.wait(2.0, only_alice)
+    effects = driven.wait(1.75, only_alice)
     assert LinkSuspect(bob.node) in effects
     assert driven.membership.links()[bob.node].suspect
     assert LinkTrusted(bob.node) in driven.wait(1.0, both)
+
+
+def test_a_new_link_that_falls_silent_is_suspect_within_three_seconds(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    assert LinkSuspect(bob.node) in driven.wait(3.0, beating(driven, alice))
 
 
 def test_a_peer_whose_echo_stands_still_is_suspect_although_it_speaks(driven, peer):
@@ -228,6 +234,46 @@ def test_own_lag_makes_patient(driven, peer):
     driven.wait(120.0, beating(driven, alice, bob))
     driven.membership.observe_lag(driven.now, 2.0)
     assert LinkSuspect(bob.node) not in driven.wait(2.0, beating(driven, alice))
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_a_failed_dial_is_a_reason_to_doubt_only_for_who_is_on_time_itself(driven, peer, late):
+    alice, bob, address = peer("alice"), peer("bob"), Address("192.0.2.9", 7000)
+    driven.link(alice)
+    driven.receive(alice, Gossip((bob.static(1, 1, addresses=(address,)),)))
+    driven.wait(6.0, beating(driven, alice))
+    if late:
+        driven.membership.observe_lag(driven.now, 1.0)
+    driven.membership.dial_failed(address, bob.node, driven.now)
+    asked = driven.sent(CheckPeer, driven.wait(0.25, beating(driven, alice)))
+    assert bool(asked) is not late
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_who_is_late_itself_dials_for_nobody(driven, peer, late):
+    alice, address = peer("alice"), Address("192.0.2.9", 7000)
+    strangers = [peer(f"stranger {number}") for number in range(50)]
+    driven.link(alice)
+    driven.receive(alice, Gossip(tuple(one.static(1, 1, addresses=(address,)) for one in strangers)))
+    driven.wait(6.0, beating(driven, alice))
+    assert driven.membership.partial
+    if late:
+        driven.membership.observe_lag(driven.now, 1.0)
+    before = len(driven.done)
+    driven.receive(alice, CheckPeer(strangers[0].node, 1))
+    dialled = [effect for effect in driven.done[before:] if isinstance(effect, Dial)]
+    assert [effect.expected for effect in dialled] == ([] if late else [strangers[0].node])
+
+
+def test_who_is_late_itself_beats_half_as_often(driven, peer):
+    alice = peer("alice")
+    driven.link(alice)
+    driven.wait(6.0, beating(driven, alice))
+    on_time = len(driven.sent(Heartbeat, driven.wait(4.0, beating(driven, alice))))
+    driven.membership.observe_lag(driven.now, 1.0)
+    driven.wait(0.25, beating(driven, alice))  # this beat was due before
+    late = len(driven.sent(Heartbeat, driven.wait(4.0, beating(driven, alice))))
+    assert (on_time, late) == (16, 8)
 
 
 def test_an_earlier_life_with_a_higher_incarnation_is_adopted(driven, peer):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from swarm.config import NetSettings
-from swarm.net.gate import AcceptGate, RateLimit, Strikes, source_of
+from swarm.net.gate import YOUNG_SECONDS, AcceptGate, RateLimit, Strikes, source_of
 from swarm.protocol.limits import STRIKE_SECONDS, STRIKES
 from swarm.types import NodeId
 
@@ -37,7 +37,7 @@ def test_an_address_has_a_bounded_share_of_unauthenticated_connections() -> None
     gate = AcceptGate(NetSettings(max_unauthenticated_per_address=2))
     for ticket in range(2):
         assert gate.refusal("192.0.2.1", 0.0) is None
-        gate.enter(ticket, "192.0.2.1")
+        gate.enter(ticket, "192.0.2.1", 0.0)
     assert "unauthenticated" in str(gate.refusal("192.0.2.1", 0.0))
     assert gate.refusal("192.0.2.2", 0.0) is None
     gate.leave(0)
@@ -46,10 +46,33 @@ def test_an_address_has_a_bounded_share_of_unauthenticated_connections() -> None
 
 def test_the_oldest_unauthenticated_connection_makes_room() -> None:
     gate = AcceptGate(NetSettings(max_unauthenticated=3))
-    assert [gate.enter(ticket, f"192.0.2.{ticket}") for ticket in range(4)] == [None, None, None, 0]
+    entered = [gate.enter(ticket, f"192.0.2.{ticket}", 0.0) for ticket in range(4)]
+    assert entered == [None, None, None, 0]
     gate.leave(2)
-    assert gate.enter(4, "192.0.2.4") is None
-    assert gate.enter(5, "192.0.2.5") == 1
+    assert gate.enter(4, "192.0.2.4", 0.0) is None
+    assert gate.enter(5, "192.0.2.5", 0.0) == 1
+
+
+def test_a_newcomer_waits_for_those_who_have_hardly_begun_and_for_nobody_longer() -> None:
+    gate = AcceptGate(NetSettings(max_unauthenticated=2))
+    gate.enter(0, "192.0.2.0", 10.0)
+    assert gate.full_for(10.0) == 0
+    gate.enter(1, "192.0.2.1", 10.5)
+    assert gate.full_for(10.75) == pytest.approx(YOUNG_SECONDS - 0.75)
+    gate.leave(0)
+    assert gate.full_for(10.75) == 0
+    gate.enter(2, "192.0.2.2", 11.0)
+    assert gate.full_for(10.5 + YOUNG_SECONDS) == 0
+    assert gate.enter(3, "192.0.2.3", 10.5 + YOUNG_SECONDS) == 1
+
+
+def test_who_has_more_than_one_connection_loses_its_oldest_and_nobody_waits_for_it() -> None:
+    gate = AcceptGate(NetSettings(max_unauthenticated=4))
+    for ticket, source in enumerate("abca"):
+        gate.enter(ticket, source, 0.0)
+    assert gate.full_for(0.0) == 0
+    assert gate.enter(4, "d", 0.0) == 0
+    assert gate.full_for(0.0) > 0
 
 
 @pytest.mark.parametrize(
