@@ -110,12 +110,15 @@ WEIGHTS_RECEIVED = Spec("swarm_weights_received_bytes", "counter", "Weights that
 WEIGHTS_WRONG = Spec(
     "swarm_weights_wrong_chunks", "counter", "Chunks of weights that were not what they should be."
 )
+TASKS = Spec(
+    "swarm_tasks", "gauge", "Tasks of this node's event loop: the same number at rest, or something leaks."
+)
 LAG = Spec("swarm_loop_lag_seconds", "gauge", "How late the event loop ran, last minute.", ("quantile",))
 
 SPECS = (
     STEP_ROWS, STEP_COMPUTE, STEP_QUEUE, HOP_COMPUTE, HOP_QUEUE, FAILOVERS, QUEUED_JOBS, SEQUENCES, HOP_SESSIONS,
     KV_USED, KV_KEPT, KV_BUDGET, WEIGHTS, PASSES, ROWS, BUSY, MEMBERS, MISSING, SERVABLE, RTT, SENT, RECEIVED,
-    WEIGHTS_SENT, WEIGHTS_RECEIVED, WEIGHTS_WRONG, LAG,
+    WEIGHTS_SENT, WEIGHTS_RECEIVED, WEIGHTS_WRONG, TASKS, LAG,
 )  # fmt: skip
 _PURPOSES = ("gossip", "steps", "sessions", "weights", "link")
 
@@ -157,6 +160,7 @@ def readings(
     weights: WeightTraffic,
     *,
     hop_sessions: int,
+    tasks: int,
     loop_lag: Mapping[str, Any],
 ) -> Iterator[Metric]:
     """Yield what is read off a node when it is asked; ``loop_lag`` is in milliseconds."""
@@ -176,6 +180,7 @@ def readings(
         WEIGHTS_SENT: weights.bytes_sent,
         WEIGHTS_RECEIVED: weights.bytes_received,
         WEIGHTS_WRONG: weights.wrong_chunks,
+        TASKS: tasks,
     }
     yield from (spec.read({(): value}) for spec, value in values.items())
     health = Tally(member.health.name.lower() for member in members)

@@ -602,6 +602,7 @@ class Node:
             self._network.traffic,
             self._weight_traffic,
             hop_sessions=self._stage.session_count,
+            tasks=len(asyncio.all_tasks()),
             loop_lag=self._lag.percentiles(),
         )
 

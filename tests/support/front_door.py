@@ -184,7 +184,9 @@ class FakeFrontDoor:
             busy_seconds=0.5,
         )
         lag = {"p50": 0.1, "p99": 1.0, "max": 2.0}
-        return readings(engine, (), self.served, Traffic(), WeightTraffic(), hop_sessions=1, loop_lag=lag)
+        return readings(
+            engine, (), self.served, Traffic(), WeightTraffic(), hop_sessions=1, tasks=1, loop_lag=lag
+        )
 
     def state(self, *, detail: bool) -> dict[str, Any]:
         return {

@@ -50,7 +50,7 @@ def test_bytes_are_told_by_what_they_were_for_and_layers_by_what_is_lacking() ->
     traffic.sent(WantWeights("d" * 64, "offer"), 40)
     families = {
         family.name: {tuple(sample.labels.values()): sample.value for sample in family.samples}
-        for family in readings(ENGINE, (), (model,), traffic, weights, hop_sessions=1, loop_lag=lag)
+        for family in readings(ENGINE, (), (model,), traffic, weights, hop_sessions=1, tasks=1, loop_lag=lag)
     }
     assert families["swarm_link_sent_bytes"] == {
         ("gossip",): 20, ("sessions",): 30, ("steps",): 0, ("weights",): 40, ("link",): 0,
