@@ -279,11 +279,58 @@ GUARDS = (
         ),
     ),
     Guard(
+        "who is late itself is no witness",
+        "swarm/gossip/detector.py",
+        "        if self._core.late(now):",
+        "        if False:",
+        (
+            "tests/unit/gossip/test_membership.py::"
+            "test_a_failed_dial_is_a_reason_to_doubt_only_for_who_is_on_time_itself",
+        ),
+    ),
+    Guard(
+        "handshakes under way are not pushed out by newcomers",
+        "swarm/net/gate.py",
+        "        return max(0.0, since + YOUNG_SECONDS - now)",
+        "        return 0.0",
+        (
+            "tests/unit/net/test_gate.py::"
+            "test_a_newcomer_waits_for_those_who_have_hardly_begun_and_for_nobody_longer",
+        ),
+    ),
+    Guard(
+        "dials under way are counted",
+        "swarm/gossip/dialing.py",
+        "            elif free > 0 and self._ready(attempts, now):",
+        "            elif self._ready(attempts, now):",
+        (
+            "tests/unit/gossip/test_dialing.py::test_a_few_members_are_dialled_at_once_and_more_as_links_come_up",
+        ),
+    ),
+    Guard(
+        "a client that is cut is told",
+        "swarm/api/edge.py",
+        "            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)",
+        "            linger",
+        (
+            "tests/integration/test_api_chat.py::test_a_client_that_stops_reading_is_cut_and_its_generation_freed",
+        ),
+    ),
+    Guard(
         "bulk data goes against credits",
         "swarm/net/link.py",
         "        if left < 0:",
         "        if False:",
         ("tests/unit/net/test_link.py::test_a_peer_that_sends_more_than_its_credit_is_malformed",),
+    ),
+    Guard(
+        "a chunk of weights is checked",
+        "swarm/models/partial.py",
+        "if hashlib.sha256(data).digest() != entry_of(self.table, chunk):",
+        "if False:",
+        (
+            "tests/integration/test_transfer.py::test_a_member_that_sends_wrong_bytes_is_named_and_another_asked",
+        ),
     ),
     Guard(
         "what waits for one peer is bounded",

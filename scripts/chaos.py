@@ -28,6 +28,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import httpx
 import psutil
 
+from tests.support.pressure import metric
 from tests.support.streams import Heard, body_of, hear, percentile
 from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, swarm_of, wait_for
 
@@ -53,6 +54,7 @@ class Sample:
     rss_bytes: int
     descriptors: int
     threads: int
+    tasks: int
 
 
 @dataclass
@@ -74,6 +76,7 @@ class Chaos:
         self._texts: list[str] = []
         self._until = 0.0
         self._began = 0.0
+        self._tasks_before = 0
         self._back: set[asyncio.Task[None]] = set()
         self.found = Findings()
 
@@ -84,6 +87,7 @@ class Chaos:
                 if not heard.whole:
                     raise RuntimeError(f"an undisturbed answer failed: {heard}")
                 self._texts.append(heard.text)
+            self._tasks_before = int(metric(self._door, "swarm_tasks"))
             self._began = time.monotonic()
             self._until = self._began + self._arguments.minutes * 60
             async with asyncio.TaskGroup() as tasks:
@@ -159,17 +163,19 @@ class Chaos:
         victim.start()
 
     async def _measure(self) -> None:
-        process = psutil.Process(self._door.pid)
         while time.monotonic() < self._until:
-            self.found.samples.append(
-                Sample(
-                    time.monotonic() - self._began,
-                    process.memory_info().rss,
-                    process.num_fds() if hasattr(process, "num_fds") else 0,
-                    process.num_threads(),
-                )
-            )
+            self.found.samples.append(await asyncio.to_thread(self._sample))
             await asyncio.sleep(5.0)
+
+    def _sample(self) -> Sample:
+        process = psutil.Process(self._door.pid)
+        return Sample(
+            time.monotonic() - self._began,
+            process.memory_info().rss,
+            process.num_fds() if hasattr(process, "num_fds") else 0,
+            process.num_threads(),
+            int(metric(self._door, "swarm_tasks")),
+        )
 
     async def _leaks(self) -> None:
         """After the load every node that runs must be at rest."""
@@ -180,14 +186,7 @@ class Chaos:
                 _, state = node.get("/swarm/state")
                 engine = state["engine"] if state else None
                 self.found.problems.append(f"{node.name} still holds {engine} after the end")
-        self.found.samples.append(
-            Sample(
-                time.monotonic() - self._began,
-                psutil.Process(self._door.pid).memory_info().rss,
-                psutil.Process(self._door.pid).num_fds() if hasattr(psutil.Process, "num_fds") else 0,
-                psutil.Process(self._door.pid).num_threads(),
-            )
-        )
+        self.found.samples.append(await asyncio.to_thread(self._sample))
 
     def summary(self) -> dict[str, Any]:
         found = self.found
@@ -197,6 +196,7 @@ class Chaos:
         pauses = [answer.pause for answer in whole]
         warm = [sample for sample in found.samples if sample.seconds >= WARM_UP_SECONDS] or found.samples
         first, last = warm[0], warm[-1]
+        busy = [sample.tasks for sample in found.samples[:-1]]
         return {
             "answers": len(heard),
             "success (%)": round(100 * len(whole) / max(1, len(heard)), 2),
@@ -208,6 +208,7 @@ class Chaos:
             "door RSS (MiB)": [round(first.rss_bytes / 2**20), round(last.rss_bytes / 2**20)],
             "door descriptors": [first.descriptors, last.descriptors],
             "door threads": [first.threads, last.threads],
+            "door tasks before / under load / after": [self._tasks_before, max(busy, default=0), last.tasks],
             "problems": found.problems,
         }
 
@@ -239,7 +240,7 @@ def main() -> int:
     for name, value in found.items():
         print(f"{name}: {value}")
     if arguments.json:
-        samples = [[s.seconds, s.rss_bytes, s.descriptors, s.threads] for s in chaos.found.samples]
+        samples = [[s.seconds, s.rss_bytes, s.descriptors, s.threads, s.tasks] for s in chaos.found.samples]
         arguments.json.write_text(json.dumps({**found, "samples": samples}, indent=1))
     return 1 if found["texts wrong"] or found["ended without a word"] or found["problems"] else 0
 

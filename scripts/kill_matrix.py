@@ -11,11 +11,9 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import re
 import sys
 import time
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +30,6 @@ from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, swar
 
 SPANS = ("0:10", "10:20", "20:30")
 MIDDLES = (5, 15, 25)
-GOES_ON = re.compile(r"^(\S+ \S+) INFO swarm\.\S+ an answer goes on", re.MULTILINE)
 QUESTIONS = (
     "List two animals that can fly, and say why each of them can.",
     "Explain in plain words what a lighthouse is good for.",
@@ -121,16 +118,12 @@ class Matrix:
             pause=heard.pause if step else (heard.times[0] - asked if heard.times else 0.0),
             rerouted=self._rerouted_after(at),
             first=heard.times[0] - asked if heard.times else 0.0,
-            recoveries=len([moment for moment in self._reroutes() if moment >= at]),
+            recoveries=len([moment for moment in self._door.reroutes if moment >= at]),
         )
-
-    def _reroutes(self) -> list[float]:
-        moments = GOES_ON.findall(self._door.log)
-        return [datetime.strptime(moment, "%Y-%m-%d %H:%M:%S,%f").timestamp() for moment in moments]
 
     def _rerouted_after(self, at: float) -> float | None:
         """From the kill to the log's line about the new path, which has whole milliseconds."""
-        return next((max(0.0, moment - at) for moment in self._reroutes() if moment >= at - 0.002), None)
+        return next((max(0.0, moment - at) for moment in self._door.reroutes if moment >= at - 0.002), None)
 
     async def aclose(self) -> None:
         await self._client.aclose()

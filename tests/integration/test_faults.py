@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import pytest
 
+from tests.support.pressure import metric
 from tests.support.reference import reference
 from tests.support.streams import Heard, body_of, hear
 from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, swarm_of, wait_for
@@ -57,12 +58,6 @@ def ask(
     return asyncio.run(listen())
 
 
-def failovers(door: NodeProcess) -> float:
-    """How often this door's answers went on over another path, as its metrics say."""
-    lines = httpx.get(f"{door.url}/metrics").text.splitlines()
-    return float(next(line for line in lines if line.startswith("swarm_failovers_total ")).split()[1])
-
-
 def once(step: int, act: Callable[[Heard], None]) -> Callable[[int, Heard], None]:
     return lambda count, heard: act(heard) if count == step else None
 
@@ -91,7 +86,7 @@ def test_1_a_hop_killed_at_any_step_costs_no_token(
     text = ask(swarm, body).text if sampling else reference(QUESTION, TOKENS, ignore_eos=True)
     wait_for(f"two holders of {span}", lambda: swarm.holders(swarm.nodes[0], span) == 2)
     killed: list[NodeProcess] = []
-    before = failovers(swarm.nodes[0])
+    before = metric(swarm.nodes[0], "swarm_failovers_total")
 
     def kill(heard: Heard) -> None:
         killed.append(swarm.on_route(heard.route, MIDDLES[span]))
@@ -99,7 +94,7 @@ def test_1_a_hop_killed_at_any_step_costs_no_token(
 
     heard = ask(swarm, body, once(step, kill))
     killed[0].start()
-    assert failovers(swarm.nodes[0]) > before
+    assert metric(swarm.nodes[0], "swarm_failovers_total") > before
     report(f"F1 {span} at step {step}: longest pause (s)", round(heard.pause, 2))
     assert_whole(heard, text)
 

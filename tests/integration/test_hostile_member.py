@@ -271,6 +271,28 @@ async def test_a_record_with_a_victims_address_leads_nobody_astray(liars):
         await asyncio.gather(front.aclose(), victim.aclose())
 
 
+async def test_a_forged_observed_address_enters_no_record_and_is_never_dialled(liars):
+    """What a peer says it sees a connection come from is for a person to read: nothing is done with it."""
+    victim, front = GossipNode(), GossipNode()
+    told: list[Address | None] = []
+    take = front.link_up
+    front.link_up = lambda peer: (told.append(peer.observed_self), take(peer))  # type: ignore[method-assign]
+    try:
+        forged = await victim.network.start(Address("127.0.0.1", 0))
+        teller = GossipNode()
+        serve = teller.network._serve
+        teller.network._serve = lambda connection, _: serve(connection, forged)  # type: ignore[method-assign]
+        second = await liars(await teller.start())
+        own = await front.start([teller.membership.member(teller.node).record.addresses[0]])
+        await eventually(lambda: forged in told and front.routable(second.node), "the lie")
+        for node in (front, teller, second):
+            await eventually(lambda node=node: node.routable(front.node), "the record")
+            assert node.membership.member(front.node).record.addresses == (own,)
+        assert victim.network.links() == ()
+    finally:
+        await asyncio.gather(*(node.aclose() for node in (front, teller)), victim.network.aclose())
+
+
 async def test_two_stories_of_one_version_flag_the_teller_at_everyone(liars):
     nodes = [GossipNode() for _ in range(3)]
     try:

@@ -7,22 +7,20 @@ docs/reliability.md come from the scripts named there.
 from __future__ import annotations
 
 import asyncio
-import socket
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 
-from tests.support.streams import Heard, body_of, hear, percentile
-from tests.support.swarm_process import NodeProcess, SwarmProcesses, swarm_of, wait_for
+from tests.support.pressure import SPANS, all_held, asking, being_written, end_of, stalled, wait_at_rest
+from tests.support.streams import Heard, hear, percentile
+from tests.support.swarm_process import SwarmProcesses, swarm_of, wait_for
 from tests.support.tiny_model import write_tiny_model
 
 pytestmark = [pytest.mark.processes, pytest.mark.real_model, pytest.mark.timeout(300)]
 
-SPANS = ("0:3", "3:6")
 SETTINGS = """
 [engine]
 kv_bytes = 5000000
@@ -47,10 +45,6 @@ def tiny(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmProcesses]:
         yield swarm
 
 
-def all_held(swarm: SwarmProcesses, door: NodeProcess) -> bool:
-    return all(swarm.holders(door, span) == 2 for span in SPANS)
-
-
 @pytest.fixture
 def report(record_property: Callable[[str, object], None]) -> Report:
     def say(name: str, value: object) -> None:
@@ -62,20 +56,6 @@ def report(record_property: Callable[[str, object], None]) -> Report:
 
 def client() -> httpx.AsyncClient:
     return httpx.AsyncClient(limits=httpx.Limits(max_connections=None))
-
-
-def asking(swarm: SwarmProcesses, number: int, tokens: int, *, words: int = 5, **more: Any) -> dict[str, Any]:
-    prompt = " ".join(f"word{number}" for _ in range(words))
-    return body_of(Path(swarm.model).name, prompt, tokens, **more)
-
-
-def wait_at_rest(swarm: SwarmProcesses, seconds: float = 15.0) -> float:
-    """Wait until no node holds anything for anybody; return how long that took."""
-    began = time.monotonic()
-    for node in swarm.nodes:
-        if node.process is not None and node.process.poll() is None:
-            wait_for(f"{node.name} to hold nothing", node.at_rest, seconds=seconds)
-    return time.monotonic() - began
 
 
 async def undisturbed(swarm: SwarmProcesses, body: dict[str, Any]) -> str:
@@ -144,20 +124,6 @@ async def test_3_clients_that_leave_free_every_hop(tiny: SwarmProcesses, report:
     report("F18 freed after (s)", round(wait_at_rest(tiny), 2))
 
 
-def stalled(url: str, body: dict[str, Any]) -> socket.socket:
-    """Ask over a connection that takes 4 KiB, and read nothing."""
-    where = httpx.URL(url)
-    connection = socket.socket()
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-    connection.connect((where.host, where.port))
-    request = httpx.Request("POST", f"{url}/v1/chat/completions", json=body)
-    head = f"POST {request.url.path} HTTP/1.1\r\n" + "".join(
-        f"{k}: {v}\r\n" for k, v in request.headers.items()
-    )
-    connection.sendall(head.encode() + b"\r\n" + request.content)
-    return connection
-
-
 async def test_4_readers_that_stop_reading_hold_nobody_up_and_are_cut(tiny: SwarmProcesses, report: Report):
     """F19: their answers are computed to the end and their KV is free while they still are not read."""
     door = tiny.nodes[0]
@@ -168,20 +134,17 @@ async def test_4_readers_that_stop_reading_hold_nobody_up_and_are_cut(tiny: Swar
     try:
         beside = [await _timed(tiny, number) for number in range(3)]
         wait_at_rest(tiny, 60)
-        assert _being_written(door) == len(stuck)
+        assert being_written(door) == len(stuck)
         report("F19 seconds for 100 tokens alone / beside", f"{min(alone):.2f} / {min(beside):.2f}")
         # Only then are they read: who reads before it is cut gets the rest, as it should.
-        wait_for("the door to have cut all who don't read", lambda: _being_written(door) == 0)
-        assert await asyncio.to_thread(_cut, stuck)
+        wait_for("the door to have cut all who don't read", lambda: being_written(door) == 0)
+        for connection in stuck:
+            read, reset = await asyncio.to_thread(end_of, connection)
+            assert reset
+            assert b"[DONE]" not in read
     finally:
         for connection in stuck:
             connection.close()
-
-
-def _being_written(door: NodeProcess) -> int:
-    """How many answers this door has not yet sent to their end."""
-    lines = httpx.get(f"{door.url}/metrics").text.splitlines()
-    return int(float(next(line for line in lines if line.startswith("swarm_running_answers ")).split()[1]))
 
 
 async def _timed(swarm: SwarmProcesses, number: int) -> float:
@@ -190,21 +153,6 @@ async def _timed(swarm: SwarmProcesses, number: int) -> float:
         heard = await hear(quiet, swarm.nodes[0].url, asking(swarm, number, 100))
     assert heard.whole
     return time.monotonic() - began
-
-
-def _cut(connections: list[socket.socket]) -> bool:
-    """Read what is still on its way: none is a whole answer."""
-    for connection in connections:
-        connection.settimeout(1)
-        read = bytearray()
-        try:
-            while data := connection.recv(65536):
-                read += data
-        except (ConnectionResetError, TimeoutError):
-            pass
-        if b"[DONE]" in read:
-            return False
-    return True
 
 
 @pytest.mark.parametrize("header", [False, True])

@@ -17,6 +17,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +25,7 @@ from tests.support.slow_link import SlowLinks
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 START_SECONDS = 120.0
+GOES_ON = re.compile(r"^(\S+ \S+) INFO swarm\.\S+ an answer goes on", re.MULTILINE)
 Found = TypeVar("Found")
 
 
@@ -68,6 +70,12 @@ class NodeProcess:
     @property
     def log(self) -> str:
         return (self.folder / "log").read_text(errors="replace")
+
+    @property
+    def reroutes(self) -> list[float]:
+        """When its answers went on over another path: seconds since 1970, by the milliseconds of its log."""
+        moments = GOES_ON.findall(self.log)
+        return [datetime.strptime(moment, "%Y-%m-%d %H:%M:%S,%f").timestamp() for moment in moments]
 
     @property
     def pid(self) -> int:
