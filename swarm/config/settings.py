@@ -71,7 +71,7 @@ class ModelSettings:
     model: tuple[str | ModelChoice, ...] = knob(
         (),
         "Hugging Face id (`NAME@DIGEST` for certain weights) or local folder; default: what the swarm serves. "
-        "Of several models each gets an equal share of the memory. In a file, `[[models]]` tables have a `name`, and "
+        "Several models share the memory by what each needs. In a file, `[[models]]` tables have a `name`, and "
         "`layers` of their own.",
         flag="model",
     )
