@@ -18,6 +18,7 @@ import gc
 import hashlib
 import importlib
 import json
+import logging
 import multiprocessing
 import sys
 import time
@@ -143,13 +144,14 @@ def _large(nodes: int, seed: int) -> int:
 def _sockets(nodes: int, stay_seconds: float) -> int:
     from tests.support.gossip_node import join_and_stay
 
+    logging.disable()  # a line for each attempt that comes to nothing
     started = time.process_time()
     joined = asyncio.run(join_and_stay(nodes, stay_seconds))
     cpu = time.process_time() - started
     print(
         f"{nodes} nodes: all know all after {joined.seconds:.2f} s. In the {joined.stayed:.0f} s after that each held\n"
         f"at least {joined.fewest_alive} for alive, at most {joined.most_doubted:.2%} of all pairs were in doubt, and\n"
-        f"{joined.dead} were held dead at the end; up to {joined.most_links} links a node; {cpu:.1f} s of processor"
+        f"{joined.dead} were held dead at the end; {joined.most_links} links a node at most; {cpu:.0f} s of CPU"
     )
     return 1 if joined.dead else 0
 
