@@ -113,8 +113,5 @@ def _route(url: str, header: str) -> str:
     hops = []
     for hop in header.partition(";")[0].split(","):
         node, _, span = hop.strip().partition("=")
-        start, _, end = span.partition(":")
-        hops.append(
-            f"{names.get(node, node)} layers {start}-{int(end) - 1}" if end.isdecimal() else hop.strip()
-        )
+        hops.append(f"{names.get(node, node)} layers {span}" if span else hop.strip())
     return " -> ".join(hops)

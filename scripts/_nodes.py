@@ -73,7 +73,7 @@ class Nodes:
         }
         first_port = _free_port()
         for number, (start, end) in enumerate(self._spans, 1):
-            print(f"Starting node-{number} with layers {start}-{end - 1} …", flush=True)
+            print(f"Starting node-{number} with layers {start}:{end} …", flush=True)
             node = [
                 "--name",
                 f"node-{number}",

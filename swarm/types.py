@@ -58,8 +58,8 @@ class LayerSpan(msgspec.Struct, frozen=True, array_like=True, order=True):
         return self.start <= other.start and other.end <= self.end
 
     def described(self) -> str:
-        """Return the span in words, both ends included: ``layers 0-14`` or ``layer 3``."""
-        return f"layer {self.start}" if len(self) == 1 else f"layers {self.start}-{self.end - 1}"
+        """Return what messages call the span, written as ``--layers`` takes it: ``layers 0:15``."""
+        return f"layers {self}"
 
     @classmethod
     def parse(cls, text: str) -> LayerSpan:
@@ -67,7 +67,7 @@ class LayerSpan(msgspec.Struct, frozen=True, array_like=True, order=True):
         match = re.fullmatch(r"(\d+):(\d+)", text.strip())
         if match is None:
             raise ValueError(
-                f"{text!r} is not a span of layers; write it as A:B, for example 0:15 for layers 0-14"
+                f"{text!r} is not a span of layers; write it as A:B, for example 0:15 for the first 15"
             )
         return cls(int(match[1]), int(match[2]))
 

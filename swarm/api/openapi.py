@@ -48,7 +48,8 @@ class _Operation:
     parameter: str | None = None
     unavailable: type[msgspec.Struct] | None = None
     """What 503 answers with when it is no error object."""
-    text: bool = False
+    content: tuple[str, ...] = ("application/json",)
+    """Media types of the answer; all but JSON are described as text."""
 
 
 _OPERATIONS = (
@@ -69,9 +70,24 @@ _OPERATIONS = (
     _Operation("get", "/v1/models", "The models of this swarm", ModelList),
     _Operation("get", "/v1/models/{model}", "One model; its id may hold a slash", Model, parameter="model"),
     _Operation("get", "/health", "Which models can be served", Health, unavailable=Health),
-    _Operation("get", "/metrics", "Counters, in Prometheus' text format", text=True),
+    _Operation("get", "/metrics", "Counters, in Prometheus' text format", content=("text/plain",)),
     _Operation("get", "/version", "This server's version", Version),
+    _Operation("get", "/openapi.json", "This document"),
     _Operation("get", "/swarm/state", "Members, spans, links and sessions"),
+    _Operation(
+        "get",
+        "/swarm/events",
+        "What /swarm/state says, as events named `state`, whenever it changes; until the client leaves",
+        content=("text/event-stream",),
+    ),
+    _Operation("get", "/", "A page for people: the swarm as a picture, and a chat", content=("text/html",)),
+    _Operation(
+        "get",
+        "/page/{file}",
+        "What that page loads",
+        parameter="file",
+        content=("text/css", "text/javascript", "image/svg+xml"),
+    ),
 )
 
 
@@ -96,7 +112,8 @@ def document(version: str, models: tuple[str, ...] = ()) -> dict[str, Any]:
         "info": {
             "title": "swarm",
             "version": version,
-            "description": "OpenAI-compatible API of a swarm. Every path under /v1 is served without it too.",
+            "description": "OpenAI-compatible API of a swarm. Every path under /v1 is served without it too, "
+            "and `/v1/responses` also as a WebSocket, a message a request.",
         },
         "paths": paths,
         "components": {
@@ -127,11 +144,12 @@ def _described(operation: _Operation) -> dict[str, Any]:
 
 def _answers(operation: _Operation) -> dict[str, Any]:
     schema = _ref(operation.answer) if operation.answer else {"type": "object"}
-    content: dict[str, Any] = {"application/json": {"schema": schema}}
-    if operation.text:
-        content = {"text/plain": {"schema": {"type": "string"}}}
+    text = {"schema": {"type": "string"}}
+    content: dict[str, Any] = {
+        media: {"schema": schema} if media == "application/json" else text for media in operation.content
+    }
     if operation.body is not None and operation.answer is not CompactedResponse:
-        content["text/event-stream"] = {"schema": {"type": "string"}}
+        content["text/event-stream"] = text
     answers: dict[str, Any] = {"200": {"description": "The answer", "content": content}}
     for status, description in _ERRORS.items():
         error = _ref(ErrorAnswer)

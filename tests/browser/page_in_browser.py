@@ -313,6 +313,6 @@ def test_a_killed_node_leaves_the_picture_and_the_mending_command_is_shown(
     expect(page.locator("#network .node")).to_have_count(3, timeout=30_000)
     page.screenshot(path=SHOTS / "hole.png", full_page=True)
     page.click("#to-chat")
-    expect(page.locator("#unservable")).to_contain_text("layers 12–21")
+    expect(page.locator("#unservable")).to_contain_text("layers 12:22")
     ask(page, "Anyone there?")
     expect(page.locator(".message .problem")).to_contain_text("12", timeout=30_000)

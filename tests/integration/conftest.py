@@ -11,6 +11,6 @@ from tests.support.swarm_process import SwarmProcesses, swarm_of
 
 @pytest.fixture(scope="session")
 def three_nodes() -> Iterator[SwarmProcesses]:
-    """Layers 0-9, 10-19 and 20-29 of the real model in three processes, each with a front door."""
+    """Layers 0:10, 10:20 and 20:30 of the real model in three processes, each with a front door."""
     with swarm_of(["0:10", "10:20", "20:30"], labels=["desk", "rack", "rack"]) as swarm:
         yield swarm

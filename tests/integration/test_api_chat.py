@@ -236,7 +236,7 @@ async def test_no_path_is_503_with_retry_after_naming_the_layers() -> None:
         response = await post(served, body(stream=True))
     assert response.status_code == 503
     assert int(response.headers["retry-after"]) > 0
-    assert "layers 4-7" in response.json()["error"]["message"]
+    assert "layers 4:8" in response.json()["error"]["message"]
 
 
 @pytest.mark.parametrize(

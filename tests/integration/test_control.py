@@ -30,7 +30,7 @@ TOKENS = 800
 
 @pytest.fixture(scope="module")
 def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmProcesses]:
-    """A door with layers 0-2, and a node with 3-5."""
+    """A door with layers 0:3, and a node with 3:6."""
     model = write_tiny_model(tmp_path_factory.mktemp("model") / "tiny")
     with swarm_of(["0:3", "3:6"], doors=[True, False], model=model, extra=["--memory", "900MB"]) as running:
         yield running
@@ -99,7 +99,7 @@ def test_what_would_leave_layers_to_nobody_or_does_not_fit_is_refused_and_change
     answered(other, "layers", "3:6")
     refused = control(other, "layers", "0:3")
     assert refused.returncode == 1
-    assert "nobody else holds layers 3-5 of tiny" in refused.stderr
+    assert "nobody else holds layers 3:6 of tiny" in refused.stderr
     assert "--force" in refused.stderr
     assert control(other, "layers", "0:9").returncode == 1
     with pytest.raises(NodeRefusedError, match=r"A:B.*auto or none"):
@@ -115,7 +115,7 @@ def test_a_node_gives_the_choice_back_and_leaves_a_model(swarm: SwarmProcesses) 
     assert ask(folder, SetLayers("0:6"))["told"] == "0:6"
     assert ask(door.folder / "state", SetLayers("none"))["layers"] == []
     assert "".join(stream(door.url, 20))
-    with pytest.raises(NodeRefusedError, match="nobody else holds layers 0-5"):
+    with pytest.raises(NodeRefusedError, match="nobody else holds layers 0:6"):
         ask(folder, SetLayers("none", "tiny"))
     gone = answered(other, "layers", "none", "--force")
     assert (gone["told"], gone["layers"]) == ("none", [])

@@ -33,7 +33,7 @@ def test_the_demo_answers_shows_route_and_speed_and_ends_whatever_the_environmen
     )
     assert run.returncode == 0, run.stdout + run.stderr
     assert "Paris" in run.stdout
-    assert "Route: node-1 layers 0-9 -> node-2 layers 10-19 -> node-3 layers 20-29" in run.stdout
+    assert "Route: node-1 layers 0:10 -> node-2 layers 10:20 -> node-3 layers 20:30" in run.stdout
     assert re.search(r"Time to first token: \d+\.\d+ s", run.stdout)
     assert re.search(r"Tokens per second: \d+\.\d+", run.stdout)
 

@@ -120,7 +120,7 @@ def test_a_span_that_does_not_fit_is_refused_before_it_is_loaded_with_the_number
     finally:
         node.stop()
         swarm.nodes.remove(node)
-    assert "layers 0-4 of random-llama in float32 need" in node.log
+    assert "layers 0:5 of random-llama in float32 need" in node.log
     assert "--layers 0:2" in node.log
     assert "Loading" not in node.log
 

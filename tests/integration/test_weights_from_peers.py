@@ -63,7 +63,7 @@ def swarm(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SwarmProcesses]:
         write_byte_model(home_of(swarm, first))
         first.start()
         wait_for("the first node's API", lambda: first.check() or first.get("/swarm/state")[0] == 200)
-        wait_for("the first layers", lambda: first.check() or "Ready: layers 0-1" in first.log)
+        wait_for("the first layers", lambda: first.check() or "Ready: layers 0:2" in first.log)
         for layers in ("2:4", "4:6"):
             add_machine(swarm, layers, api=False, model=False).start()
         swarm.wait_servable([first])
@@ -80,7 +80,7 @@ def expected(swarm: SwarmProcesses) -> str:
 def test_machines_without_the_model_serve_spans_of_it(swarm: SwarmProcesses, expected: str) -> None:
     first, second, third = swarm.nodes[:3]
     assert answer(first) == expected
-    assert "Ready: layers 4-5" in third.log
+    assert "Ready: layers 4:6" in third.log
     whole = (home_of(swarm, first) / "model.safetensors").stat().st_size
     for node in (second, third):
         held = home_of(swarm, node) / "model.safetensors.partial"
@@ -140,7 +140,7 @@ def test_after_a_kill_only_what_is_missing_travels(swarm: SwarmProcesses, expect
     assert before < whole - 4 * MIB, "it was killed too late to show anything"
     settings.write_text("", "utf-8")
     node.start()
-    wait_for("all layers", lambda: node.check() or "Ready: layers 0-5" in node.log)
+    wait_for("all layers", lambda: node.check() or "Ready: layers 0:6" in node.log)
     after = fetched(node)
     # What was under way at the kill may come twice: a few chunks at most.
     assert 0 < after <= whole - before + 4 * MIB
@@ -157,7 +157,7 @@ def test_one_node_holds_two_models_and_every_door_serves_both(swarm: SwarmProces
     node = add_machine(swarm, "auto", api=True, model=False, extra=("--config", str(settings)))
     other = write_byte_model(home_of(swarm, node).with_name("other"), seed=1)
     node.start()
-    wait_for("both models", lambda: node.check() or node.log.count("Ready: layers 0-5") == 2)
+    wait_for("both models", lambda: node.check() or node.log.count("Ready: layers 0:6") == 2)
     wait_for("news of it", lambda: len(first.get("/v1/models")[1]["data"]) == 2)
     assert {model["id"] for model in first.get("/v1/models")[1]["data"]} == {NAME, "org/other"}
     theirs = greedy(other, QUESTION, TOKENS)

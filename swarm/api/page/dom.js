@@ -32,4 +32,4 @@ export const plural = (count, one, many = `${one}s`) => `${count.toLocaleString(
 
 /** "0:15" -> [0, 15] */
 export const span = (text) => text.split(":").map(Number);
-export const layersOf = (text) => { const [from, to] = span(text); return to - from === 1 ? `layer ${from}` : `layers ${from}–${to - 1}`; };
+export const layersOf = (text) => `layers ${text}`;

@@ -89,7 +89,7 @@ def test_a_wrong_setting_ends_with_one_line_and_exit_code_2(swarm: Swarm, comman
     ended = swarm(command, "--layers", "fifteen")
     assert ended.code == 2
     assert ended.err.splitlines() == [
-        "swarm: --layers: 'fifteen' is not a span of layers; write it as A:B, for example 0:15 for layers 0-14"
+        "swarm: --layers: 'fifteen' is not a span of layers; write it as A:B, for example 0:15 for the first 15"
     ]
 
 

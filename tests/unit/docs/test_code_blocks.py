@@ -26,7 +26,7 @@ LANGUAGES = {"sh", "console", "powershell", "toml", "python", "json", "yaml", "t
 DOOR = "http://127.0.0.1:8000"
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 CLIENTS_OF_THEIR_OWN = ("langchain_openai",)
-"""Packages of scripts/test_clients, which runs those examples."""
+"""Packages of the clients' own environment; tests/clients runs those examples."""
 _TEXT_COMMAND = re.compile(r"(?:\S*python3? -m swarm|swarm|join|doctor) [a-z-]|scripts/\w[^*]*$")
 
 

@@ -141,7 +141,7 @@ def test_what_does_not_fit_is_refused_with_the_numbers_and_the_remedy():
     assert error.available_bytes == memory.total_bytes
     assert error.would_fit == LayerSpan(2, 6)
     text = str(error)
-    for part in ("layers 2-8", "org/model", "bfloat16", "--layers 2:6", "--memory", "763 MiB"):
+    for part in ("layers 2:9", "org/model", "bfloat16", "--layers 2:6", "--memory", "763 MiB"):
         assert part in text
     check_fits(memory, model(), "org/model", [error.would_fit])
 

@@ -209,7 +209,7 @@ async def test_a_node_that_chose_for_itself_is_told_and_then_chooses_again(monke
             await scene.holding.change("", "0:3")
         assert (await scene.holding.change("", "0:10"))["layers"] == ["0:10"]
         assert chosen != ["0:10"]
-        # Told what to hold it stays, though layers 0-5 go missing elsewhere.
+        # Told what to hold it stays, though layers 0:6 go missing elsewhere.
         await scene.holding.change("", "5:10")
         scene.others = []
         for _ in range(50):

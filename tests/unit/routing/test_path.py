@@ -183,7 +183,7 @@ def test_a_node_is_not_visited_twice_even_if_that_were_cheaper():
 
 def test_missing_layers_are_named_with_a_way_to_add_them():
     view = SwarmView((span(A, 0, 2), span(B, 5, 6), span(C, 2, 5, model=OTHER)), {})
-    with pytest.raises(NoPathError, match="no live node holds layers 2-4 of tiny") as caught:
+    with pytest.raises(NoPathError, match="no live node holds layers 2:5 of tiny") as caught:
         find_path(view, PathRequest(A, MODEL, LAYERS))
     assert caught.value.missing == (LayerSpan(2, 5),)
 

@@ -45,7 +45,7 @@ def test_what_is_held_already_and_wanted_stays():
 
 def test_layers_are_not_left_to_nobody_unless_forced():
     with pytest.raises(
-        NobodyElseError, match=r"nobody else holds layers 0-2 and layer 9 of org/model"
+        NobodyElseError, match=r"nobody else holds layers 0:3 and layers 9:10 of org/model"
     ) as refused:
         plan("0:10", "3:9", "4:6")
     assert refused.value.lost == tuple(spans("0:3", "9:10"))
