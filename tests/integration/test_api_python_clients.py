@@ -54,4 +54,5 @@ def _read(report: Path) -> Outcomes:
 @pytest.mark.parametrize("name", NAMES)
 def test_client(outcomes: Outcomes, name: str) -> None:
     assert name in outcomes, f"it did not run: {dict(outcomes)}"
-    assert [wrong for wrong in outcomes[name] if wrong] == []
+    if wrong := "\n".join(outcomes[name]).strip():
+        pytest.fail(wrong)
