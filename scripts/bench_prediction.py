@@ -24,7 +24,7 @@ if __name__ == "__main__":
     enter_environment(with_tests=True)  # what follows is in .venv
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _streams import stream
+from swarm.cli.streams import stream
 from tests.support.swarm_process import MODEL, swarm_of
 
 LAYERS = 30

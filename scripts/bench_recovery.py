@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import httpx
 import psutil
 
-from bench_serving import prompt_of
+from swarm.cli.load import prompt_of
 from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, wait_for
 
 MODES = ("replay", "prefill")

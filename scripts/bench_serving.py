@@ -31,38 +31,13 @@ if __name__ == "__main__":
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from _peers import PEERS, PeerError, Wanted, running
-from _streams import StreamResult, stream
+from swarm.cli import load
+from swarm.cli.load import CHAT_OVERHEAD, percentile
+from swarm.cli.streams import StreamResult
 from tests.support.swarm_process import MODEL, SwarmProcesses, swarm_of, wait_for
 
-WORDS = [
-    "the",
-    "quick",
-    "brown",
-    "fox",
-    "jumps",
-    "over",
-    "seven",
-    "wise",
-    "owls",
-    "near",
-    "an",
-    "old",
-    "oak",
-    "tree",
-]
-CHAT_OVERHEAD = 30
-ROUND_SECONDS = 600.0
 SPLITS = {1: ["0:30"], 2: ["0:13", "13:30"], 3: ["0:8", "8:19", "19:30"]}
 """The first node has the door and the head, which costs about as much as 3.5 layers."""
-
-
-def prompt_of(tokens: int, number: int) -> str:
-    """About ``tokens`` tokens of text, different for each ``number`` so that no prefix is shared."""
-    words = [
-        WORDS[(number * 7 + index * (number + 1)) % len(WORDS)]
-        for index in range(max(1, tokens - CHAT_OVERHEAD))
-    ]
-    return f"{number} " + " ".join(words)
 
 
 @dataclass
@@ -83,34 +58,16 @@ class Cell:
     gap_p99: list[float] = field(default_factory=list)
 
 
-def percentile(values: list[float], share: float) -> float:
-    ordered = sorted(values)
-    return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
-
-
 async def drive(
     url: str, streams: int, prompt_tokens: int, tokens: int, salt: int
 ) -> tuple[list[StreamResult], float]:
     """Run ``streams`` answers at once; return them and the tokens a second of all together."""
-
-    def body(number: int) -> dict[str, Any]:
-        return {
-            "model": MODEL,
-            "messages": [{"role": "user", "content": prompt_of(prompt_tokens, salt * 1000 + number)}],
-            "stream": True,
-            "temperature": 0,
-            "max_completion_tokens": tokens,
-            "ignore_eos": True,
-            "stream_options": {"include_usage": True},
-        }
-
-    # A limit of its own for the round: keepalives of a rival that lost a node would hold the client for ever.
-    async with asyncio.timeout(ROUND_SECONDS):
-        started = time.perf_counter()
-        results = await asyncio.gather(*(stream(url, body(number)) for number in range(streams)))
-        wall = time.perf_counter() - started
-    first = min(result.ttft for result in results)
-    return list(results), sum(result.tokens - 1 for result in results) / max(wall - first, 1e-9)
+    driven = await load.drive(
+        url, MODEL, streams=streams, prompt_tokens=prompt_tokens, tokens=tokens, salt=salt
+    )
+    if driven.errors:
+        raise RuntimeError("; ".join(driven.errors))
+    return driven.results, driven.rate
 
 
 def measure(url: str, nodes: int, args: argparse.Namespace) -> list[Cell]:

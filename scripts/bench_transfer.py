@@ -207,7 +207,7 @@ def throughput(folder: Path, megabytes: int, rounds: int) -> None:
 
 def running_stream(folder: Path, rounds: int, rate: str) -> None:
     """One node with the whole model streams; a taker fetches that model from it again and again meanwhile."""
-    from _streams import stream
+    from swarm.cli.streams import stream
     from tests.support.swarm_process import MODEL, SwarmProcesses
 
     settings = folder / f"busy{rate}.toml"

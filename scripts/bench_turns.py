@@ -19,8 +19,8 @@ if __name__ == "__main__":
     enter_environment(with_tests=True)  # what follows is in .venv
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _streams import StreamResult, stream
 from bench_serving import settings_file
+from swarm.cli.streams import StreamResult, stream
 from tests.support.swarm_process import MODEL, swarm_of
 
 SAYS = "Round {round}, turn {turn}: go on with the story of the lighthouse and the ship, and name all who are in it."

@@ -12,6 +12,7 @@ from typing import Annotated
 import typer
 
 from swarm import __version__
+from swarm.cli.bench import bench
 from swarm.cli.chat import chat
 from swarm.cli.doctor import doctor
 from swarm.cli.doors import app as door
@@ -45,6 +46,7 @@ app.command()(top)
 app.command()(plan)
 app.command()(chat)
 app.command()(doctor)
+app.command()(bench)
 app.command(epilog=EXIT_CODES)(layers)
 app.add_typer(door, name="door")
 app.add_typer(models, name="models")

@@ -44,7 +44,7 @@ class Door:
 
     def __init__(self, api: str, key_file: Path | None) -> None:
         self.url = _base_url(api)
-        self._key = _api_key(key_file)
+        self.key = _api_key(key_file)
 
     def get(self, path: str) -> Any:
         """Return the JSON at ``path``; of /health also when it is a 503."""
@@ -91,7 +91,7 @@ class Door:
     def _client(self, seconds: float = TIMEOUT_SECONDS) -> httpx.Client:
         import httpx
 
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         # A proxy of the environment is for the internet; a front door is near.
         return httpx.Client(base_url=self.url, headers=headers, timeout=seconds, trust_env=False)
 

@@ -8,7 +8,7 @@ import os
 import sys
 from pathlib import Path
 
-from swarm.errors import ModelOnItsWayError
+from swarm.errors import ModelError, ModelOnItsWayError
 from swarm.node.front import ServedModel
 from tests.support.front_door import MODEL, FakeFrontDoor, Served, serving
 
@@ -90,7 +90,7 @@ async def test_a_door_with_keys_is_told_the_key_by_a_file_or_the_environment(tmp
 
 
 async def test_without_a_door_each_command_says_so_in_one_line() -> None:
-    for command in (["chat", "x"], ["status"]):
+    for command in (["chat", "x"], ["status"], ["bench"]):
         code, out, err = await swarm(None, *command, "--api", "127.0.0.1:9")
         assert (code, out) == (1, "")
         assert "no front door answers at http://127.0.0.1:9" in err
@@ -124,3 +124,40 @@ async def test_doctor_reports_and_its_exit_code_says_whether_something_is_broken
         assert code == 1
         assert "no swarm node" in out or "hangs up" in out
         assert "-> check that the node runs there" in out
+
+
+async def test_bench_measures_answers_as_their_client_sees_them() -> None:
+    paced = Seen(script=lambda request: ["a", *([0.02, "b"] * 100)], finish="length")
+    asked = ["--streams", "1", "--streams", "3", "--tokens", "6"]
+    async with serving(paced, keys=("secret-key",)) as served:
+        code, out, err = await swarm(served, "bench", *asked, "--json", SWARM_API_KEYS="secret-key")
+        requests = [generation.request for generation in paced.generations]
+        _, table, _ = await swarm(served, "bench", *asked, SWARM_API_KEYS="secret-key")
+    assert code == 0, err
+    found = json.loads(out)
+    assert (found["model"], [measured["streams"] for measured in found["rounds"]]) == (MODEL, [1, 3])
+    for measured in found["rounds"]:
+        assert (measured["answers"], measured["errors"]) == (measured["streams"], [])
+        assert measured["tokens"] == 6 * measured["streams"]
+        assert measured["inter_token_ms"]["p99"] >= measured["inter_token_ms"]["p50"] >= 10
+        rates = measured["tokens_per_second"]
+        assert 0 < rates["slowest_stream"] <= rates["a_stream"] <= 1 / 0.02 + 1
+    # One that warms up, then 1 + 3, no two with the same prompt.
+    assert len({request.prompt for request in requests}) == len(requests) == 5
+    assert "TTFT" in table
+    assert "\x1b" not in table
+
+
+async def test_bench_counts_what_failed_and_is_no_success_then() -> None:
+    answers = iter([["warm"], ["a", "b"], ["a", ModelError("the only node that had it left")]])
+    async with serving(Seen(script=lambda request: next(answers))) as served:
+        code, out, err = await swarm(served, "bench", "--streams", "2", "--json")
+        assert code == 1
+        (measured,) = json.loads(out)["rounds"]
+        assert (measured["answers"], len(measured["errors"])) == (1, 1)
+        assert "the only node that had it left" in measured["errors"][0]
+        assert "warning: 1 x an answer broke off" in err
+        code, out, err = await swarm(served, "bench", "--model", "org/other")
+        assert (code, out) == (1, "")
+        assert "org/other" in err
+        assert (await swarm(served, "bench", "--streams", "0"))[0] == 2

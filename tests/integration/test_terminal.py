@@ -138,6 +138,22 @@ async def test_one_answer_that_is_interrupted_is_no_success() -> None:
     assert "Traceback" not in terminal.text
 
 
+async def test_a_bench_shows_how_far_it_is_and_ends_when_interrupted() -> None:
+    answers = iter([["warm"], ["a", "b", "c", "d", asyncio.Event()]])
+
+    def measure(address: str) -> Terminal:
+        with swarm_on_a_terminal("bench", "--tokens", "10", "--api", address) as terminal:
+            terminal.wrote(r"1 stream .* [4-9]0%")
+            terminal.interrupt()
+            assert terminal.ended() == 130
+            return terminal
+
+    terminal = await on_door(Door(script=lambda request: next(answers)), measure)
+    assert terminal.coloured
+    assert CURSOR_SHOWN in terminal.raw[-200:]
+    assert "Traceback" not in terminal.text
+
+
 @pytest.mark.processes
 @pytest.mark.real_model
 def test_a_node_that_joins_shows_what_it_fetches_answers_and_leaves_at_ctrl_c(

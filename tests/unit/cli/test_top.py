@@ -136,7 +136,7 @@ async def test_layers_are_changed_and_the_screen_lives_on_while_the_node_works(s
 
 
 async def test_a_refusal_is_shown_word_for_word_and_forced_only_by_a_yes(scene: Scene):
-    text = "nobody else holds layers 4-9 of org/model: [b]or[/b] so"
+    text = "nobody else holds layers 4:10 of org/model: [b]or[/b] so"
     scene.answers[SetLayers] = NodeRefusedError(text, "NobodyElseError")
     await scene.press("2", "l")
     scene.app.screen.query_one("#field-layers", Input).value = "0:4"
@@ -154,7 +154,7 @@ async def test_a_refusal_is_shown_word_for_word_and_forced_only_by_a_yes(scene: 
 
 
 async def test_other_errors_are_shown_word_for_word_and_can_not_be_forced(scene: Scene):
-    text = "layers 0-29 of org/model in bfloat16 need 900 MiB; this node may use 800 MiB."
+    text = "layers 0:30 of org/model in bfloat16 need 900 MiB; this node may use 800 MiB."
     scene.answers[SetLayers] = NodeRefusedError(text, "DoesNotFitError")
     await scene.press("2", "a")
     await scene.shows(text)

@@ -61,13 +61,13 @@ def test_models_say_whether_they_can_be_served_and_what_this_node_does_about_the
         "of": 4,
         "told": "0:2",
         "layers": [],
-        "doing": "loading layers 0-1",
+        "doing": "loading layers 0:2",
     }
     state = node_state(holding=[*node_state()["holding"], coming])
     assert columns(view.models(state), "model", "served", "held here", "told", "doing") == [
         ("org/model", "all 30 layers", "0:10", "auto", ""),
         ("org/other", "lacks 4:8", "none", "", ""),
-        ("org/new", "not served yet", "none", "0:2", "loading layers 0-1"),
+        ("org/new", "not served yet", "none", "0:2", "loading layers 0:2"),
     ]
     assert view.models(state).rows[1].key == f"org/other@{OTHER_DIGEST[:12]}"
 

@@ -145,7 +145,7 @@ async def test_two_spans_that_do_not_fit_together_are_refused_before_either_is_l
     machine = Machine(monkeypatch, 700, model=choices(large=LayerSpan(0, 4), small=LayerSpan(0, 5)))
     with pytest.raises(ExceptionGroup) as caught:
         await machine.hold()
-    assert caught.group_contains(DoesNotFitError, match="layers 0-3 of large in bfloat16 need")
+    assert caught.group_contains(DoesNotFitError, match="layers 0:4 of large in bfloat16 need")
     assert machine.loaded == []
 
 
