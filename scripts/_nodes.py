@@ -103,15 +103,26 @@ class Nodes:
 
     def wait_until_servable(self) -> None:
         """Wait for a front door that finds every layer. Raises DemoError when a node ends or time is up."""
-        print("Waiting for the nodes to load and find each other …", flush=True)
-        give_up = time.monotonic() + START_SECONDS
+        words = "Waiting for the nodes to load and find each other …"
+        on_terminal = sys.stdout.isatty()
+        print(words, end="" if on_terminal else "\n", flush=True)
+        begun = time.monotonic()
         health: Any = None
-        while not self._is_servable(health):
-            if time.monotonic() > give_up:
-                raise DemoError(f"the swarm is not ready after {START_SECONDS:.0f} s; last seen: {health}")
-            time.sleep(POLL_SECONDS)
-            health = self._health()
-            self._check()  # after the probe: if a node has ended, who answered was another program
+        try:
+            while not self._is_servable(health):
+                waited = time.monotonic() - begun
+                if waited > START_SECONDS:
+                    raise DemoError(
+                        f"the swarm is not ready after {START_SECONDS:.0f} s; last seen: {health}"
+                    )
+                if on_terminal:
+                    print(f"\r{words} {waited:.0f} s{_still_missing(health)}\x1b[K", end="", flush=True)
+                time.sleep(POLL_SECONDS)
+                health = self._health()
+                self._check()  # after the probe: if a node has ended, who answered was another program
+        finally:
+            if on_terminal:
+                print(flush=True)
 
     def watch(self) -> None:
         """Return never; raise DemoError when a node ends."""
@@ -162,6 +173,12 @@ class Nodes:
     def _is_servable(self, health: Any) -> bool:
         models = health.get("models", []) if isinstance(health, dict) else []
         return any(model.get("servable") for model in models)
+
+
+def _still_missing(health: Any) -> str:
+    models = health.get("models", []) if isinstance(health, dict) else []
+    missing = models[0].get("missing", []) if models else []
+    return f", layers {', '.join(missing)} are still to come" if missing else ""
 
 
 def choose_api_port(wanted: int | None) -> int:

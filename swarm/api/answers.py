@@ -202,7 +202,7 @@ class ModelHealth(msgspec.Struct):
     id: str
     servable: bool
     missing: list[str]
-    """Spans that no live node holds, half open: ``17:24`` is layers 17 to 23."""
+    """Spans that no live node holds, half open: ``17:24`` is the seven from 17 on."""
     problem: str
 
 
