@@ -108,12 +108,25 @@ class Chaos:
             number = (number + 1) % len(QUESTIONS)
             heard = await hear(client, self._door.url, self._body(number))
             self.found.answers.append((number, heard))
+            if heard.whole and heard.text != self._texts[number]:
+                self._tell_difference(number, heard.text)
             if not heard.whole:
                 at = time.monotonic() - self._began
                 print(
                     f"{at:6.1f} s: an answer failed: {heard.status} {heard.error} {heard.broken}", flush=True
                 )
                 await asyncio.sleep(float(heard.retry_after or 1))
+
+    def _tell_difference(self, number: int, text: str) -> None:
+        """Say where a text leaves the undisturbed one: a rounding at a near tie and a lost token look different."""
+        wanted = self._texts[number]
+        at = next((i for i, (a, b) in enumerate(zip(text, wanted, strict=False)) if a != b), -1)
+        kind = "seeded" if number % 2 else "greedy"
+        print(
+            f"{time.monotonic() - self._began:6.1f} s: question {number} ({kind}) differs from character {at} on: "
+            f"{text[max(0, at - 30) : at + 40]!r} instead of {wanted[max(0, at - 30) : at + 40]!r}",
+            flush=True,
+        )
 
     async def _faults(self) -> None:
         kinds = {"kill": self._kill, "freeze": self._freeze, "restart": self._restart}
