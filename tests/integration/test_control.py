@@ -19,7 +19,7 @@ import pytest
 from openai import OpenAI
 
 from swarm.node.control import ChangeKeys, CloseDoor, GetState, NodeRefusedError, OpenDoor, SetLayers, ask
-from tests.support.swarm_process import NodeProcess, SwarmProcesses, free_port, swarm_of, wait_for
+from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, free_port, swarm_of, wait_for
 from tests.support.terminal import ENTER, swarm_on_a_terminal
 from tests.support.tiny_model import write_tiny_model
 
@@ -104,6 +104,8 @@ def test_what_would_leave_layers_to_nobody_or_does_not_fit_is_refused_and_change
     assert control(other, "layers", "0:9").returncode == 1
     with pytest.raises(NodeRefusedError, match=r"A:B.*auto or none"):
         ask(other.folder / "state", SetLayers("some"))
+    with pytest.raises(NodeRefusedError, match=r"need \d+ MiB .* this node may use 858 MiB"):
+        ask(other.folder / "state", SetLayers("0:30", MODEL))
     assert [held["layers"] for held in answered(other, "layers")] == [["3:6"]]
     assert "".join(stream(door.url, 20))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import sys
 
 from swarm.cli import options
 from swarm.errors import ConfigError
@@ -17,6 +18,10 @@ def top(state: options.State = None) -> None:
     if importlib.util.find_spec("textual") is None:
         raise ConfigError(
             "`swarm top` needs Textual: pip install 'textual>=8,<9', or 'swarm-inference[tui]' as a whole"
+        )
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise ConfigError(
+            "`swarm top` needs a terminal; for scripts there are `swarm status`, `layers` and `door`"
         )
     from swarm.cli.top.app import TopApp
     from swarm.cli.top.client import asking

@@ -194,6 +194,14 @@ async def test_help_and_the_other_theme_and_the_way_out(scene: Scene):
     await scene.until(lambda: not scene.app.is_running)
 
 
+def test_without_a_terminal_one_line_says_what_there_is_for_scripts():
+    run = subprocess.run(
+        [sys.executable, "-m", "swarm", "top"], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (run.returncode, len(run.stderr.splitlines())) == (2, 1)
+    assert "needs a terminal" in run.stderr
+
+
 def test_without_textual_one_line_says_how_to_get_it_and_help_needs_neither_it_nor_torch():
     code = (
         "import sys; sys.modules['textual'] = None; sys.argv = ['swarm', *{!r}.split()]\n"
