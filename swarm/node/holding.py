@@ -334,13 +334,13 @@ class Holding:
         return [*pinned, *(one for one in private if not any(span.covers(one) for span in pinned))]
 
     def _others(self, model: ModelId) -> Sequence[LayerSpan]:
-        """What others hold of it and do not mean to leave."""
+        """What others hold of it and do not mean to leave: who moves leaves all but where it goes."""
         view = self._view()
-        leaving = {one.node for one in view.intentions if one.model == model}
+        going = {one.node: one.span for one in view.intentions if one.model == model}
         return [
             one.span
             for one in view.spans
-            if one.model == model and one.node != self._node and one.node not in leaving
+            if one.model == model and one.node != self._node and going.get(one.node, one.span) == one.span
         ]
 
     def _expect(self, coming: ModelId | None = None) -> None:
