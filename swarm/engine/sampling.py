@@ -10,6 +10,7 @@ import math
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 import torch
 
 from swarm.engine.jobs import TokenLogprob
@@ -32,15 +33,16 @@ class TokenMask(Protocol):
         ...
 
 
-def uniform(seed: int, choice: int, position: int) -> float:
-    """Return a number in [0, 1) that looks random and is the same on every machine and in every retry."""
-    key = f"{seed}/{choice}/{position}".encode()
-    return (
-        int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
-        / 2.0**64
-        // 2.0**-53
-        * 2.0**-53
-    )
+def fractions(seed: int, choice: int, position: int, size: int) -> torch.Tensor:
+    """Return a number between 0 and 1 for each token ([size], float64), neither of them included.
+
+    They look random and are the same on every machine and in every retry: Philox's raw output is fixed for all
+    versions of numpy, and its key is a hash of the three numbers.
+    """
+    digest = hashlib.blake2b(f"{seed}/{choice}/{position}".encode(), digest_size=16).digest()
+    raw = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw((size + 1) // 2)
+    words = raw.astype("<u8", copy=False).view("<u4")[:size]
+    return torch.from_numpy((words.astype(np.float64) + 0.5) * 2.0**-32)
 
 
 class Sampler:
@@ -103,8 +105,7 @@ class Sampler:
             raise EngineError("every token is forbidden")
         if self._greedy:
             return int(scores.argmax())
-        draw = uniform(self.params.seed, self.params.choice, self.position)
-        return draw_token(scores, self.params, draw)
+        return draw_token(scores, self.params, self.position)
 
     def _adjusted(self, logits: torch.Tensor) -> torch.Tensor:
         params = self.params
@@ -147,31 +148,43 @@ class PromptScorer(Sampler):
         return self._tokens[self.position]
 
 
-def draw_token(scores: torch.Tensor, params: SamplingParams, draw: float) -> int:
-    """Return the token at ``draw`` in the cumulated probabilities, in the order of token ids.
+def draw_token(scores: torch.Tensor, params: SamplingParams, position: int) -> int:
+    """Draw from adjusted logits ([vocabulary]); temperature, min_p, top_p and top_k are applied here, in that order.
 
-    ``scores`` are adjusted logits; temperature, min_p, top_p and top_k are applied here, in that order.
+    Each token has an exponential waiting time; divided by its probability, the first to be over wins (the
+    exponential race or Gumbel-max trick: Maddison, Tarlow and Minka, "A* Sampling", 2014). Another path or batch
+    rounds the logits otherwise, by about 1e-5 in float32. That moves thousands of cumulated probabilities past a
+    draw from them; here only two tokens that finish within the rounding of each other change places.
     """
-    shares = torch.softmax(scores.double() / params.temperature, dim=-1)
+    shares = torch.softmax(scores / params.temperature, dim=-1)
     if params.min_p > 0.0:
         shares = torch.where(shares < params.min_p * shares.max(), 0.0, shares)
     if params.top_p < 1.0:
         shares = _keep_top_p(shares, params.top_p)
     if 0 < params.top_k < shares.shape[0]:
         shares = _keep_only(shares, shares.topk(params.top_k).indices)
-    reached = shares.cumsum(0)
-    token = int(torch.searchsorted(reached, draw * reached[-1], right=True))
-    if token < shares.shape[0] and shares[token] > 0:
-        return token
-    return int(shares.nonzero()[-1])  # rounding can push the draw behind the last token that is left
+    return _first_to_finish(fractions(params.seed, params.choice, position, shares.shape[0]), shares.cpu())
+
+
+def _first_to_finish(fraction: torch.Tensor, shares: torch.Tensor) -> int:
+    """Return the token with the least -log(1 - fraction) / share; one without a share never finishes.
+
+    -log(1 - x) is at least x, so only tokens whose fraction / share is below the finish of one of them can be it:
+    logarithms are taken of a few tokens and not of the whole vocabulary.
+    """
+    earliest = fraction / shares
+    one = earliest.argmin()
+    able = (earliest <= -torch.log1p(-fraction[one]) / shares[one]).nonzero().squeeze(1)
+    return int(able[(-torch.log1p(-fraction[able]) / shares[able]).argmin()])
 
 
 def _keep_top_p(shares: torch.Tensor, top_p: float) -> torch.Tensor:
     """Keep the likeliest tokens up to and including the one that crosses ``top_p`` of what is left."""
-    goal = top_p * float(shares.sum())
+    goal = top_p * float(shares.sum(dtype=torch.float64))
     size = min(_FIRST_CANDIDATES, shares.shape[0])
     while True:
         values, indices = shares.topk(size)
+        values = values.double()
         before = values.cumsum(0) - values
         if size == shares.shape[0] or float(before[-1] + values[-1]) >= goal:
             kept = indices[before < goal]
