@@ -103,6 +103,7 @@ class SessionNode:
             spawn=_run_now,
             clock=lambda: world.now,
             meters=Meters(),
+            passed=lambda *_: None,
         )
         world.network.listen(self.name, self)
         self._tick(self.life)
