@@ -109,11 +109,16 @@ async def pair(tmp_path: Path) -> AsyncIterator[tuple[Node, Node, str]]:
 async def liars() -> AsyncIterator[Callable[..., object]]:
     made: list[Liar] = []
 
-    async def make(*bootstrap: Address) -> Liar:
-        made.append(Liar())
-        await made[-1].start(bootstrap)
-        await eventually(lambda: len(made[-1].network.links()) >= len(bootstrap), "the liar's links")
-        return made[-1]
+    async def make(*met: Node | Address) -> Liar:
+        made.append(liar := Liar())
+        await liar.start([one.address if isinstance(one, Node) else one for one in met])
+        # Liars from before are members too, and linked: nodes are waited for by name.
+        nodes = [identity(one) for one in met if isinstance(one, Node)]
+        await eventually(
+            lambda: len(liar.network.links()) >= len(met) and all(map(liar.network.linked, nodes)),
+            "the liar's links",
+        )
+        return liar
 
     yield make
     await asyncio.gather(*(liar.aclose() for liar in made))
@@ -161,10 +166,10 @@ async def test_frames_for_the_sessions_of_others_close_the_link_and_change_no_to
         (Need(origin, key.session, epoch, 0, 0), b""),
     ]
     for message, payload in forged:
-        liar = await liars(front.address, hop.address)
+        liar = await liars(front, hop)
         liar.network.send(identity(hop), message, payload)
         await eventually(lambda liar=liar: liar.lost(identity(hop)), f"the end of the link after {message}")
-    liar = await liars(front.address, hop.address)
+    liar = await liars(front, hop)
     liar.network.send(identity(hop), Renew((key.session,)))
     for message, payload in (
         (Output(origin, key.session, epoch, 6, len(PROMPT) + 6, 1, 64, "float32"), bytes(256)),
@@ -182,7 +187,7 @@ async def test_frames_for_the_sessions_of_others_close_the_link_and_change_no_to
 async def test_a_member_that_hoards_kv_gets_its_share_and_others_are_served(pair, liars):
     front, hop, model = pair
     undisturbed = await answer(front, model)
-    liar = await liars(front.address, hop.address)
+    liar = await liars(front, hop)
     boot, hosted = hop._boot, hop._hosting.hosted()[0].model
     for _ in range(300):
         hops = (Hop(identity(hop), BootId(boot), LayerSpan(0, LAYERS)),)
@@ -208,13 +213,13 @@ async def test_lies_about_others_are_not_believed_and_the_victim_stays_in_servic
 
     # Squatting: the victim's id with another key, and the victim's record under another signature.
     for changes in ({"public_key": None}, {"incarnation": 2**40, "state": "left"}):
-        liar = await liars(front.address, hop.address)
+        liar = await liars(front, hop)
         given = {"public_key": liar.key.public_bytes} if "public_key" in changes else changes
         liar.network.send(identity(front), Gossip((liar.restated(genuine, **given),)))
         await eventually(lambda liar=liar: liar.lost(identity(front)), "the end of the liar's link")
         assert believed()
     # A claim for an incarnation that nobody has said anything at, and one for the real one.
-    liar = await liars(front.address, hop.address)
+    liar = await liars(front, hop)
     incarnation = decode_static(genuine.body).incarnation
     for number, dead in ((2**50, True), (incarnation, True), (incarnation, False)):
         claim = sign_claim(liar.key, SECRET.swarm_id, encode(Claim(liar.node, victim, number, dead)))
