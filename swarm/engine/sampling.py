@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from swarm.engine.jobs import TokenLogprob
@@ -19,6 +20,10 @@ from swarm.errors import BadTensorError, EngineError
 
 _FIRST_CANDIDATES = 256
 """How many of the likeliest tokens are sorted first when top_p is looked for; doubled until they suffice."""
+
+
+_BELOW_ONE = np.float32(1 - 2.0**-24)
+"""The largest float32 below 1."""
 
 
 class TokenMask(Protocol):
@@ -33,16 +38,19 @@ class TokenMask(Protocol):
         ...
 
 
-def fractions(seed: int, choice: int, position: int, size: int) -> torch.Tensor:
-    """Return a number between 0 and 1 for each token ([size], float64), neither of them included.
+def fractions(seed: int, choice: int, position: int, size: int) -> npt.NDArray[np.float32]:
+    """Return a number between 0 and 1 for each token ([size], float32), neither of them included.
 
-    They look random and are the same on every machine and in every retry: Philox's raw output is fixed for all
-    versions of numpy, and its key is a hash of the three numbers.
+    They look random and are the same on every machine and in every retry: the raw output of numpy's SFC64 is fixed for
+    all its versions, and so is how it is seeded, here with a hash of the three numbers.
     """
     digest = hashlib.blake2b(f"{seed}/{choice}/{position}".encode(), digest_size=16).digest()
-    raw = np.random.Philox(key=int.from_bytes(digest, "little")).random_raw((size + 1) // 2)
+    raw = np.random.SFC64(int.from_bytes(digest, "little")).random_raw((size + 1) // 2)
     words = raw.astype("<u8", copy=False).view("<u4")[:size]
-    return torch.from_numpy((words.astype(np.float64) + 0.5) * 2.0**-32)
+    found = words.astype(np.float32)
+    found += np.float32(0.5)
+    found *= np.float32(2.0**-32)
+    return np.minimum(found, _BELOW_ONE, out=found)
 
 
 class Sampler:
@@ -163,19 +171,28 @@ def draw_token(scores: torch.Tensor, params: SamplingParams, position: int) -> i
         shares = _keep_top_p(shares, params.top_p)
     if 0 < params.top_k < shares.shape[0]:
         shares = _keep_only(shares, shares.topk(params.top_k).indices)
-    return _first_to_finish(fractions(params.seed, params.choice, position, shares.shape[0]), shares.cpu())
+    return _first_to_finish(
+        fractions(params.seed, params.choice, position, shares.shape[0]), shares.float().cpu().numpy()
+    )
 
 
-def _first_to_finish(fraction: torch.Tensor, shares: torch.Tensor) -> int:
+def _first_to_finish(fraction: npt.NDArray[np.float32], shares: npt.NDArray[np.float32]) -> int:
     """Return the token with the least -log(1 - fraction) / share; one without a share never finishes.
 
     -log(1 - x) is at least x, so only tokens whose fraction / share is below the finish of one of them can be it:
     logarithms are taken of a few tokens and not of the whole vocabulary.
     """
-    earliest = fraction / shares
+    with np.errstate(divide="ignore", over="ignore"):
+        earliest = fraction / shares
     one = earliest.argmin()
-    able = (earliest <= -torch.log1p(-fraction[one]) / shares[one]).nonzero().squeeze(1)
-    return int(able[(-torch.log1p(-fraction[able]) / shares[able]).argmin()])
+    limit = max(earliest[one], _finish(fraction[one], shares[one]))  # for tiny ones rounding decides
+    able = np.flatnonzero(earliest <= limit)
+    return int(able[_finish(fraction[able], shares[able]).argmin()])
+
+
+def _finish(fraction: npt.NDArray[np.float32], shares: npt.NDArray[np.float32]) -> npt.NDArray[np.float64]:
+    found: npt.NDArray[np.float64] = -np.log1p(-fraction.astype(np.float64)) / shares
+    return found
 
 
 def _keep_top_p(shares: torch.Tensor, top_p: float) -> torch.Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import queue
-import statistics
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Hashable, Iterable, Sequence
@@ -19,7 +18,7 @@ import psutil
 import torch
 
 from swarm.config import MIB, EngineSettings
-from swarm.engine.attention import ATTENTION, Segment
+from swarm.engine.attention import ATTENTION
 from swarm.engine.core import ComputeCore, Result, StageKey
 from swarm.engine.ends import Ends
 from swarm.engine.jobs import (
@@ -33,6 +32,7 @@ from swarm.engine.jobs import (
 )
 from swarm.engine.kernels import seconds_per_byte
 from swarm.engine.kv_pool import KVBudget, KVLayout, floor_of
+from swarm.engine.measuring import ends_seconds, stage_seconds
 from swarm.engine.memory import release_freed_memory, use_huge_pages
 from swarm.engine.prefix_cache import PrefixCache
 from swarm.engine.selfcheck import ensure_splittable
@@ -45,12 +45,6 @@ from swarm.models.store import LocalModel, default_home
 from swarm.types import LayerSpan, ModelId
 
 _MAX_DEFAULT_KV_BYTES = 2048 * MIB
-_MEASURED_RUNS = 5
-_MEASURED_ROWS = (64, 32, 16)
-ROWS_PER_TOKEN = 6
-"""So many further rows are taken to need as long as one token, to know beforehand what measuring them will take."""
-MEASURED_SECONDS = 0.5
-
 _HUGE_PAGES_FROM = 32 * MIB
 """Bytes of weights from which huge pages are worth the copying: less lies in the caches anyway."""
 
@@ -89,7 +83,7 @@ class Engine:
         self._highest: dict[SequenceKey, int] = {}
         self._loading = asyncio.Lock()
         self._moving: asyncio.Task[None] | None = None
-        self._moves_wanted = 0
+        self._move_again = False
         self._crash: BaseException | None = None
         self._deliver: Callable[[list[Result]], None] | None = None
         self._submitted: list[StepJob | EmbedJob | SampleJob] = []
@@ -113,6 +107,8 @@ class Engine:
         self._commands.put(None)
         await asyncio.to_thread(self._thread.join)
         self._thread = None
+        if self._moving is not None:
+            await self._moving
         self._results.put_nowait(None)
 
     # Weights
@@ -151,7 +147,7 @@ class Engine:
 
         def measure(core: ComputeCore) -> tuple[float, float] | None:
             stage = core.stages.get((model, span))
-            return None if stage is None else _measured(stage)
+            return None if stage is None else stage_seconds(stage)
 
         found = await self._call(measure)
         return None if found is None else (found[0] / len(span), found[1] / len(span))
@@ -193,15 +189,15 @@ class Engine:
 
     def _use_huge_pages(self) -> None:
         """Start moving what was loaded to huge pages; again if more is loaded meanwhile."""
-        self._moves_wanted += 1
+        self._move_again = True
         wanted = self._settings.huge_pages and sum(self._weights.values()) >= _HUGE_PAGES_FROM
         if wanted and self._device == "cpu" and self._moving is None:
             self._moving = asyncio.create_task(self._move_to_huge_pages())
 
     async def _move_to_huge_pages(self) -> None:
         try:
-            while self._moves_wanted:
-                self._moves_wanted = 0
+            while self._move_again:
+                self._move_again = False
                 await asyncio.to_thread(use_huge_pages, lambda: self._thread is not None)
         finally:
             self._moving = None
@@ -459,47 +455,14 @@ def default_kv_bytes() -> int:
 
 
 def _install_stage(core: ComputeCore, key: StageKey, stage: Stage) -> tuple[float, float]:
-    """Make ``stage`` usable; return what ``_measured`` does."""
-    found = _measured(stage)
+    """Make ``stage`` usable; return what ``stage_seconds`` does."""
+    found = stage_seconds(stage)
     core.stages[key] = stage
     return found
 
 
-def _measured(stage: Stage) -> tuple[float, float]:
-    """Return the seconds of one decode token through the stage, the median, and of each further row; 0: not measured.
-
-    The further rows' are the best of two passes of many: they take long, and what else runs only makes them longer.
-    Where even few rows would take a machine's breath, they are not measured.
-    """
-    one = statistics.median(_passes(stage, 1, _MEASURED_RUNS + 2)[2:])
-    for rows in _MEASURED_ROWS:
-        if one * (1 + rows / ROWS_PER_TOKEN) <= MEASURED_SECONDS:
-            return one, max(min(_passes(stage, rows, 2)) - one, 0.0) / (rows - 1)
-    return one, 0.0
-
-
-def _passes(stage: Stage, rows: int, runs: int) -> list[float]:
-    """Return the seconds of each of ``runs`` passes of ``rows`` rows, one behind the other in one sequence."""
-    hidden = torch.zeros(rows, stage.width_into(stage.span), dtype=stage.dtype, device=stage.device)
-    kv = stage.new_kv(stage.span, rows * runs)
-    seconds = []
-    for run in range(runs):
-        began = time.perf_counter()
-        out = stage.forward(
-            stage.span, hidden, [Segment(0, rows, run * rows, kv.append_views(rows), kv.tokens)]
-        )
-        out[-1, 0].item()  # a GPU is done only when its result is here
-        seconds.append(time.perf_counter() - began)
-    return seconds
-
-
 def _install_ends(core: ComputeCore, model: ModelId, ends: Ends) -> float:
-    """Make ``ends`` usable; return the median seconds from a hidden row to a greedy token."""
-    hidden = torch.zeros(1, ends.hidden_size, dtype=ends.dtype, device=ends.device)
-    seconds = []
-    for _ in range(_MEASURED_RUNS):
-        began = time.perf_counter()
-        ends.logits(hidden).argmax(dim=-1).tolist()
-        seconds.append(time.perf_counter() - began)
+    """Make ``ends`` usable; return what ``ends_seconds`` does."""
+    found = ends_seconds(ends)
     core.ends[model] = ends
-    return statistics.median(seconds)
+    return found

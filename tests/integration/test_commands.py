@@ -10,7 +10,7 @@ from pathlib import Path
 
 from swarm.errors import ModelError, ModelOnItsWayError
 from swarm.node.front import ServedModel
-from tests.support.front_door import MODEL, FakeFrontDoor, Served, serving
+from tests.support.front_door import MODEL, FakeFrontDoor, Served, serving, state_of
 
 MEMBER = {
     "node": "a" * 32, "name": "one", "state": "ready", "health": "alive", "routable": True, "spans": [],
@@ -22,15 +22,7 @@ class Seen(FakeFrontDoor):
     """A front door whose state has the shape of a real one."""
 
     def state(self, *, detail: bool) -> dict[str, object]:
-        model = {
-            "name": MODEL,
-            "digest": "0" * 64,
-            "layers": 8,
-            "servable": True,
-            "missing": [],
-            "problem": "",
-        }
-        return {"node": "a" * 32, "members": [MEMBER], "models": [model], "engine": {}, "sessions": []}
+        return state_of(MEMBER)
 
 
 async def swarm(

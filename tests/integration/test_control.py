@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai import OpenAI
 
 from swarm.node.control import ChangeKeys, CloseDoor, GetState, NodeRefusedError, OpenDoor, SetLayers, ask
+from tests.support.streams import say
 from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, free_port, swarm_of, wait_for
 from tests.support.terminal import ENTER, swarm_on_a_terminal
 from tests.support.tiny_model import write_tiny_model
@@ -48,17 +48,7 @@ def answered(node: NodeProcess, *arguments: str, stdin: str = "") -> Any:
 
 
 def stream(url: str, tokens: int = TOKENS, key: str = "unused") -> Iterator[str]:
-    chunks = OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120).chat.completions.create(
-        model="tiny",
-        messages=[{"role": "user", "content": "Say something long."}],
-        temperature=0,
-        max_completion_tokens=tokens,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    )
-    for chunk in chunks:
-        if chunk.choices and chunk.choices[0].delta.content:
-            yield chunk.choices[0].delta.content
+    return say(url, "tiny", tokens, key)
 
 
 def status(url: str, key: str = "") -> int:

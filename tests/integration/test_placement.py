@@ -15,13 +15,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import psutil
 import pytest
-from openai import OpenAI
 
 from swarm.models.footprint import Footprint, footprint_of
 from swarm.models.memory import Memory, needed_bytes
 from swarm.models.store import LocalModel, ModelStore
 from swarm.types import LayerSpan, missing_spans
 from tests.support.models import random_model
+from tests.support.streams import say
 from tests.support.swarm_process import MODEL, NodeProcess, SwarmProcesses, wait_for
 
 pytestmark = [pytest.mark.processes, pytest.mark.real_model, pytest.mark.timeout(300)]
@@ -84,22 +84,8 @@ def holders(swarm: SwarmProcesses) -> dict[str, list[str]]:
     }
 
 
-def api(door: NodeProcess) -> OpenAI:
-    return OpenAI(base_url=f"{door.url}/v1", api_key="unused", max_retries=0, timeout=120)
-
-
 def stream(door: NodeProcess, model: LocalModel) -> Iterator[str]:
-    chunks = api(door).chat.completions.create(
-        model=model.id.name,
-        messages=[{"role": "user", "content": "Say something long."}],
-        temperature=0,
-        max_completion_tokens=TOKENS,
-        stream=True,
-        extra_body={"ignore_eos": True},
-    )
-    for chunk in chunks:
-        if chunk.choices and chunk.choices[0].delta.content:
-            yield chunk.choices[0].delta.content
+    return say(door.url, model.id.name, TOKENS)
 
 
 def test_nodes_with_memory_for_half_a_model_cover_it_between_them(swarm: SwarmProcesses) -> None:

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 import pytest
 
-from tests.support.front_door import MODEL, FakeFrontDoor, serving
+from tests.support.front_door import MODEL, FakeFrontDoor, serving, state_of
 from tests.support.swarm_process import SwarmProcesses, free_port
 from tests.support.terminal import CTRL_D, ENTER, STYLE, Terminal, swarm_on_a_terminal
 
@@ -31,15 +31,7 @@ class Door(FakeFrontDoor):
             "node": "a" * 32, "name": self.name, "state": "ready", "health": "alive", "routable": True,
             "spans": [], "addresses": [], "links": [],
         }  # fmt: skip
-        model = {
-            "name": MODEL,
-            "digest": "0" * 64,
-            "layers": 8,
-            "servable": True,
-            "missing": [],
-            "problem": "",
-        }
-        return {"node": "a" * 32, "members": [member], "models": [model], "engine": {}, "sessions": []}
+        return state_of(member)
 
 
 async def on_door(front: FakeFrontDoor, use: Callable[[str], Found]) -> Found:

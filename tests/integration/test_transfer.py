@@ -128,26 +128,29 @@ async def test_a_member_that_sends_wrong_bytes_is_named_and_another_asked(
         ).read_bytes()
 
 
+def give_another_file(liar, model, single: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the liar give another file altogether, with tables and chunks that fit it, under the digest of ``single``."""
+    forged = write_large(folder, files=1, seed=1)
+    assert liar.store.find(str(forged), name=NAME) is not None
+    listing = liar.sharing._listing(model.digest)
+    assert listing is not None
+    listing.folder = forged
+    hashed = liar.store.cache.hashed
+
+    def as_if(path, *rest):
+        real, false = hashed(single / path.name), hashed(path)
+        return type(false)(real.size, false.mtime_ns, real.sha256, false.table)
+
+    monkeypatch.setattr(liar.store.cache, "hashed", as_if)
+
+
 async def test_where_members_differ_about_a_file_its_own_digest_decides(
     tmp_path: Path, single: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async with weight_peers(tmp_path, 3) as (liar, honest, taker):
         model = liar.adopt(single, NAME)
         honest.adopt(single, NAME)
-        # The liar has another file altogether, and tables and chunks that fit it.
-        forged = write_large(tmp_path / "forged", files=1, seed=1)
-        found = liar.store.find(str(forged), name=NAME)
-        assert found is not None
-        listing = liar.sharing._listing(model.digest)
-        assert listing is not None
-        listing.folder = forged
-        hashed = liar.store.cache.hashed
-
-        def as_if(path, *rest):
-            real, false = hashed(single / path.name), hashed(path)
-            return type(false)(real.size, false.mtime_ns, real.sha256, false.table)
-
-        monkeypatch.setattr(liar.store.cache, "hashed", as_if)
+        give_another_file(liar, model, single, tmp_path / "forged", monkeypatch)
         with caplog.at_level(logging.WARNING):
             got = await taker.obtain(model, [liar, honest], span=ONE_LAYER)
         assert got.lacks("all", ends=True) == ()
@@ -159,18 +162,7 @@ async def test_where_only_a_liar_gives_a_file_whole_files_show_it(
 ) -> None:
     async with weight_peers(tmp_path, 2, whole_files=True) as (liar, taker):
         model = liar.adopt(single, NAME)
-        forged = write_large(tmp_path / "forged", files=1, seed=1)
-        assert liar.store.find(str(forged), name=NAME) is not None
-        listing = liar.sharing._listing(model.digest)
-        assert listing is not None
-        listing.folder = forged
-        hashed = liar.store.cache.hashed
-
-        def as_if(path, *rest):
-            real, false = hashed(single / path.name), hashed(path)
-            return type(false)(real.size, false.mtime_ns, real.sha256, false.table)
-
-        monkeypatch.setattr(liar.store.cache, "hashed", as_if)
+        give_another_file(liar, model, single, tmp_path / "forged", monkeypatch)
         with caplog.at_level(logging.WARNING), pytest.raises(ModelError, match="digests of the chunks"):
             await taker.obtain(model, [liar], span=ONE_LAYER)
         assert any("were false" in line and liar.node[:8] in line for line in caplog.messages)

@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from swarm.types import LayerSpan
+from swarm.types import LayerSpan, ModelId
 from tests.sim.placing import LAYERS, MODEL, OTHER, PlacedSwarm
 
 
@@ -75,30 +75,40 @@ def test_a_spare_node_moves_to_a_bottleneck_and_stays_there(seed: int) -> None:
     assert swarm.moves == moves, "what is balanced stays"
 
 
-@pytest.mark.parametrize("seed", range(2))
-def test_churn_moves_few_and_ends_covered_and_quiet(seed: int) -> None:
-    swarm = swarm_of([8, 8, 12, 12, 16, 6, 6], seed)
-    rng = random.Random(seed)
+def churn(swarm: PlacedSwarm, rng: random.Random, times: int, models: tuple[ModelId, ...] = (MODEL,)) -> int:
+    """Kill nodes and start dead ones again, one after the other at random; return how many were killed."""
     deaths = 0
-    for _ in range(16):
+    for _ in range(times):
         name = rng.choice(sorted(swarm.nodes))
         node = swarm.nodes[name]
         if node.process.running:
             swarm.kill(name)
             deaths += 1
         else:
-            swarm.add(name, node.most)
+            swarm.add(name, node.most, models=models)
         swarm.world.run(rng.uniform(5, 40))
-    assert swarm.moves <= 2 * deaths, "a death moves no crowd"
+    return deaths
+
+
+def check_settles(swarm: PlacedSwarm, models: tuple[ModelId, ...], within: float) -> None:
+    """Start who is dead; all of ``models`` must be covered soon, and then nobody moves any more."""
     for name, node in list(swarm.nodes.items()):
         if not node.process.running:
-            swarm.add(name, node.most)
-    swarm.world.run_until(lambda: swarm.covered() and swarm.settled(), within=120)
+            swarm.add(name, node.most, models=models)
+    swarm.world.run_until(lambda: swarm.covered(*models) and swarm.settled(), within=within)
     swarm.world.run(300)
     moves = swarm.moves
     swarm.world.run(300)
-    assert swarm.covered()
+    assert swarm.covered(*models)
     assert swarm.moves == moves
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_churn_moves_few_and_ends_covered_and_quiet(seed: int) -> None:
+    swarm = swarm_of([8, 8, 12, 12, 16, 6, 6], seed)
+    deaths = churn(swarm, random.Random(seed), 16)
+    assert swarm.moves <= 2 * deaths, "a death moves no crowd"
+    check_settles(swarm, (MODEL,), within=120)
 
 
 def test_a_harmfully_slow_node_serves_only_when_it_is_needed() -> None:
@@ -145,27 +155,10 @@ def test_a_hole_in_one_model_is_filled_by_who_has_memory_that_the_other_leaves(s
     assert both.slots[OTHER].spans == [LayerSpan(0, LAYERS)]
 
 
-def test_churn_among_nodes_with_two_models_ends_covered_and_quiet() -> None:
-    swarm = two_models([16, 16, 24, 24, 12], 0)
-    rng = random.Random(0)
-    deaths = 0
+@pytest.mark.parametrize("seed", range(2))
+def test_churn_among_nodes_with_two_models_ends_covered_and_quiet(seed: int) -> None:
+    swarm = two_models([16, 16, 24, 24, 12], seed)
     swarm.world.run(30)
-    for _ in range(10):
-        name = rng.choice(sorted(swarm.nodes))
-        node = swarm.nodes[name]
-        if node.process.running:
-            swarm.kill(name)
-            deaths += 1
-        else:
-            swarm.add(name, node.most, models=BOTH)
-        swarm.world.run(rng.uniform(5, 40))
+    deaths = churn(swarm, random.Random(seed), 10, BOTH)
     assert swarm.moves <= 4 * deaths, "a death moves no crowd, in either model"
-    for name, node in list(swarm.nodes.items()):
-        if not node.process.running:
-            swarm.add(name, node.most, models=BOTH)
-    swarm.world.run_until(lambda: swarm.covered(*BOTH) and swarm.settled(), within=180)
-    swarm.world.run(300)
-    moves = swarm.moves
-    swarm.world.run(300)
-    assert swarm.covered(*BOTH)
-    assert swarm.moves == moves
+    check_settles(swarm, BOTH, within=180)

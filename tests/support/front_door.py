@@ -234,3 +234,16 @@ async def eventually(condition: Callable[[], bool], seconds: float = 10.0) -> No
     async with asyncio.timeout(seconds):
         while not condition():  # noqa: ASYNC110 - any condition of a test, not an event of its own
             await asyncio.sleep(0.01)
+
+
+def state_of(*members: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of a door that serves MODEL, in the shape of a real one."""
+    model = {
+        "name": MODEL,
+        "digest": "0" * 64,
+        "layers": 8,
+        "servable": True,
+        "missing": [],
+        "problem": "",
+    }
+    return {"node": "a" * 32, "members": list(members), "models": [model], "engine": {}, "sessions": []}

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
 import httpx
+from openai import OpenAI
 
 SECONDS = 120.0
 
@@ -118,3 +119,18 @@ def percentile(values: list[float], share: float) -> float:
     """Return the value below which that share of ``values`` lies; 0 for none."""
     ordered = sorted(values)
     return ordered[min(len(ordered) - 1, int(share * len(ordered)))] if ordered else 0.0
+
+
+def say(url: str, model: str, tokens: int, key: str = "unused") -> Iterator[str]:
+    """Yield the pieces of one greedy answer of ``tokens`` tokens, as the OpenAI SDK reads them."""
+    with OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=SECONDS) as client:
+        for chunk in client.chat.completions.create(
+            model=model,
+            messages=[{"role": "user", "content": "Say something long."}],
+            temperature=0,
+            max_completion_tokens=tokens,
+            stream=True,
+            extra_body={"ignore_eos": True},
+        ):
+            if chunk.choices and chunk.choices[0].delta.content:
+                yield chunk.choices[0].delta.content
