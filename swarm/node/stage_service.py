@@ -79,7 +79,7 @@ class StageService:
         meters: Meters,
         passed: Callable[[tuple[ModelId, LayerSpan], int, int, float], None],
     ) -> None:
-        """``passed`` is told of each pass: the loaded span, how many layers of it and rows, seconds."""
+        """``passed`` is told of each pass of one step alone: the loaded span, how many layers of it and rows, seconds."""
         self._passed = passed
         self._meters = meters
         self._sessions = sessions
@@ -289,7 +289,7 @@ class StageService:
             rows=result.batch_rows,
         )
         stage = self._engine.stage_of(result.key)
-        if stage is not None:
+        if stage is not None and step.count == result.batch_rows:
             self._passed(stage, len(session.hop.span), result.batch_rows, result.compute_seconds)
         time = HopTime(
             max(0, int(result.queue_seconds * 1e6)),

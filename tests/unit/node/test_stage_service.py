@@ -126,7 +126,7 @@ class Hopside:
 
     def result(self, **changes: object) -> None:
         job = self.engine.jobs[-1]
-        values = {"hidden": bytes(8), "count": 1, "error": None, **changes}
+        values = {"hidden": bytes(8), "count": 1, "error": None, "batch_rows": 1, **changes}
         self.service.on_result(
             StepResult(
                 job.tag,
@@ -137,7 +137,7 @@ class Hopside:
                 "bfloat16",
                 0.0,
                 0.01,
-                1,
+                values["batch_rows"],
                 values["error"],
             )
         )
@@ -168,6 +168,15 @@ def test_a_computed_step_of_the_last_hop_is_answered_to_the_origin_with_its_time
     (output,) = hop.messages(Output)
     assert output.count == 1
     assert len(output.times) == 1
+
+
+def test_only_a_pass_that_a_step_had_for_itself_says_how_fast_a_span_is(hop):
+    hop.step()
+    hop.result(batch_rows=7)
+    assert hop.passed == []
+    hop.step(1, 1, 5)
+    hop.result(batch_rows=5)
+    assert [(rows, seconds) for _, _, rows, seconds in hop.passed] == [(5, 0.01)]
 
 
 def test_a_full_engine_refuses_and_reserves_nothing():
