@@ -79,7 +79,7 @@ class StageService:
         meters: Meters,
         passed: Callable[[tuple[ModelId, LayerSpan], int, int, float], None],
     ) -> None:
-        """``passed`` is told of each pass of one step alone: the loaded span, how many layers of it and rows, seconds."""
+        """``passed`` is told of each pass of one step alone: the loaded span, its layers passed, rows, seconds."""
         self._passed = passed
         self._meters = meters
         self._sessions = sessions
