@@ -105,8 +105,10 @@ class Detector:
         core = self._core
         key = core.table.public_key(claim.signer)
         entry = core.table.get(claim.subject)
-        if key is None or entry is None or claim.signer == core.node:
+        if key is None or entry is None:
             return
+        if claim.signer == core.node and core.links.hears(claim.subject):
+            return  # an echo of what was true; of who is not heard, it may be an earlier process' of this node
         if (
             entry.incarnation != claim.incarnation
             or entry.health is Health.LEFT

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import pytest
 
-from tests.sim.faults import Course
+from tests.sim.faults import Course, run
 
 
 @pytest.mark.parametrize("seed", [*range(8), 287, 669])
 def test_after_any_mixture_of_faults_the_living_agree(seed: int):
     assert Course(seed).problems() == []
+
+
+def test_a_member_that_lost_its_own_claims_in_a_restart_buries_whom_the_others_bury():
+    assert run(51).problems == ()
 
 
 def test_a_course_replays_byte_for_byte():

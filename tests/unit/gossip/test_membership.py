@@ -107,6 +107,24 @@ def test_one_signer_buries_nobody_where_others_could_sign(driven, peer):
     assert health(driven, absent) is Health.SUSPECT
 
 
+def test_what_an_earlier_process_of_this_node_signed_counts_still(driven, peer):
+    """Others pass on no more than two signers' claims: were its own not taken, one signer would be left for ever."""
+    absent, alice = peer("absent"), peer("alice")
+    driven.link(alice)
+    driven.receive(alice, Gossip((absent.static(),)))
+    driven.receive(
+        alice, Gossip((), tuple(one.accuses(absent.node, dead=True) for one in (alice, driven.me)))
+    )
+    assert health(driven, absent) is Health.DEAD
+
+
+def test_an_own_claim_that_comes_back_accuses_nobody_who_is_heard(driven, peer):
+    alice, bob = peer("alice"), peer("bob")
+    driven.link(alice, bob)
+    driven.receive(alice, Gossip((), (driven.me.accuses(bob.node),)))
+    assert health(driven, bob) is Health.ALIVE
+
+
 def test_a_claim_counts_only_for_the_incarnation_held(driven, peer):
     alice, bob = peer("alice"), peer("bob")
     driven.link(alice)
