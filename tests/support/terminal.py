@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -107,6 +108,10 @@ class Terminal:
             self.read(0.05)
 
 
+def _heed_interrupts() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 @contextlib.contextmanager
 def on_a_terminal(
     command: Sequence[str],
@@ -131,6 +136,8 @@ def on_a_terminal(
         encoding="utf-8",
         codec_errors="replace",
         timeout=None,
+        # A test run in the background ignores Ctrl-C, and its children would inherit that.
+        preexec_fn=_heed_interrupts,
     )
     child.delaybeforesend = None
     try:
