@@ -7,6 +7,8 @@ from dataclasses import dataclass
 HOP = "swarm/sessions/hop.py"
 HOP_TESTS = "tests/unit/sessions/test_hop.py"
 ORIGIN_TESTS = "tests/unit/sessions/test_origin.py"
+GARBAGE_TESTS = "tests/unit/sessions/test_garbage.py"
+MOVE_TESTS = "tests/unit/sessions/test_moves.py"
 ADMISSION = "swarm/api/admission.py"
 ADMISSION_TESTS = "tests/integration/test_api_admission.py"
 REFUSALS = "tests/integration/test_api_refusals.py"
@@ -338,5 +340,75 @@ GUARDS = (
         "if self._queue.queued_bytes > self._settings.send_queue_bytes:",
         "if False:",
         ("tests/unit/net/test_link.py::test_too_much_waiting_breaks_the_link",),
+    ),
+    Guard(
+        "a step has times of the hops it passed only",
+        HOP,
+        "if len(message.times) > session.place:",
+        "if False:",
+        (f"{HOP_TESTS}::test_a_step_says_no_more_times_than_it_passed_hops_or_breaks_the_link",),
+    ),
+    Guard(
+        "what a node may not send itself ends nothing",
+        "swarm/node/bus.py",
+        "                except ProtocolError as exc:",
+        "                except KeyError as exc:",
+        (
+            "tests/unit/node/test_bus.py::test_what_may_not_be_sent_to_oneself_is_dropped_and_what_follows_it_is_not",
+        ),
+    ),
+    Guard(
+        "lengths that a hop says it has are checked",
+        "swarm/sessions/leg.py",
+        "            0 <= message.floor <= length\n",
+        "            True\n",
+        (f"{GARBAGE_TESTS}::test_an_opened_that_can_not_be_breaks_the_link",),
+    ),
+    Guard(
+        "an output has the size and the times that were asked for",
+        "swarm/sessions/stepper.py",
+        "message.dtype == dtype and told",
+        "message.dtype == dtype",
+        (f"{GARBAGE_TESTS}::test_times_of_more_hops_than_there_are_are_garbage_too",),
+    ),
+    Guard(
+        "garbage is blamed on who made it",
+        "swarm/sessions/origin.py",
+        'if message.code == "bad_tensor" and other is not None and',
+        "if False and other is not None and",
+        (f"{GARBAGE_TESTS}::test_who_got_garbage_is_not_left_for_it",),
+    ),
+    Guard(
+        "who accuses one neighbour after the other is left itself",
+        "swarm/sessions/search.py",
+        "if accuser in self._accusers:",
+        "if False:",
+        (f"{GARBAGE_TESTS}::test_a_hop_that_accuses_one_neighbour_after_the_other_is_left_itself",),
+    ),
+    Guard(
+        "a gap in a log is believed a few times",
+        "swarm/sessions/origin.py",
+        'elif message.code == "log_gap" and not self._search.afresh:',
+        'elif message.code == "log_gap":',
+        (f"{GARBAGE_TESTS}::test_a_hop_with_a_gap_whatever_it_is_asked_for_is_left",),
+    ),
+    Guard(
+        "no hop is opened where another of its node is at work",
+        "swarm/sessions/mover.py",
+        "or self._in_the_way(path, old.path):",
+        "or False:",
+        (
+            f"{MOVE_TESTS}::test_a_hop_whose_node_now_holds_more_from_the_same_layer_on_is_not_opened_beside_itself",
+            f"{MOVE_TESTS}::test_a_hop_that_comes_to_anothers_place_on_its_node_is_not_opened_beside_it",
+        ),
+    ),
+    Guard(
+        "a row that can't be sampled takes nothing back",
+        "swarm/engine/sampling.py",
+        "            if not tokens:\n                raise\n            break",
+        "            raise",
+        (
+            "tests/unit/engine/test_sampling.py::test_a_bad_row_behind_a_draft_that_came_true_takes_nothing_back",
+        ),
     ),
 )

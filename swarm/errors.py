@@ -266,3 +266,8 @@ class BadTensorError(EngineError):
     """Hidden states of a wrong size or dtype, or with NaN or Inf in them."""
 
     wire_code = "bad_tensor"
+
+    def __init__(self, text: str, *, received: bool = False) -> None:
+        """``received``: they were so when they came, and not made so here."""
+        super().__init__(text)
+        self.received = received

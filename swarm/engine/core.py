@@ -27,7 +27,7 @@ from swarm.engine.jobs import (
 from swarm.engine.sampling import sample_rows
 from swarm.engine.scheduler import DECODE_ROWS, Scheduler, Waiting
 from swarm.engine.stage import OpenSequence, Stage
-from swarm.engine.tensors import check_payload, pack_rows, row_bytes
+from swarm.engine.tensors import all_finite, check_payload, pack_rows, row_bytes
 from swarm.errors import BadTensorError, EngineError
 from swarm.types import LayerSpan, ModelId
 
@@ -293,7 +293,7 @@ class ComputeCore:
             job = waiting.job
             rows = out[segment.start : segment.start + segment.count]
             if not finite and not bool(torch.isfinite(rows).all()):
-                results.append(self._undo(job, BadTensorError("the hidden states became NaN or infinite")))
+                results.append(self._undo(job, _not_finite(job)))
                 continue
             rows = {"none": rows[:0], "last": rows[-1:], "all": rows}[job.rows]
             hidden = row_bytes(rows, job.dtype) if len(rows) else b""
@@ -315,6 +315,13 @@ class ComputeCore:
             else:
                 kv.truncate(job.position)
         return _failed_step(job, error)
+
+
+def _not_finite(job: StepJob) -> BadTensorError:
+    """Say whether what came was to blame, or what these layers made of it."""
+    if all_finite(job.hidden, job.dtype):
+        return BadTensorError("the hidden states became NaN or infinite")
+    return BadTensorError("the hidden states came with NaN or infinity in them", received=True)
 
 
 def _failed_step(job: StepJob, error: EngineError) -> StepResult:

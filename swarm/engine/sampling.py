@@ -249,20 +249,32 @@ def sample_rows(
 def _sample_one(
     rows: torch.Tensor, sampler: Sampler, draft: tuple[int, ...], best: Sequence[int]
 ) -> tuple[list[int], list[TokenLogprob]]:
-    """Sample rows [1 + len(draft), vocabulary] until one differs from its draft; ``best`` are their arg-maxes."""
+    """Sample rows [1 + len(draft), vocabulary] until one differs from its draft; ``best`` are their arg-maxes.
+
+    A bad row ends it too: what was sampled before it is accepted, and a sampler never samples a position twice.
+    """
     tokens: list[int] = []
     logprobs: list[TokenLogprob] = []
     for index, row in enumerate(rows):
-        if sampler.plain_greedy:
-            token, logprob = best[index], None
-            if not math.isfinite(float(row[token])):
-                raise BadTensorError("the logits hold NaN or infinity")
-            sampler.accept(token)
-        else:
-            token, logprob = sampler.sample(row)
+        try:
+            token, logprob = _sample_row(row, sampler, best[index] if best else None)
+        except EngineError:
+            if not tokens:
+                raise
+            break
         tokens.append(token)
         if logprob is not None:
             logprobs.append(logprob)
         if index < len(draft) and token != draft[index]:
             break
     return tokens, logprobs
+
+
+def _sample_row(row: torch.Tensor, sampler: Sampler, best: int | None) -> tuple[int, TokenLogprob | None]:
+    """Choose a token and accept it; ``best`` is the row's arg-max, if that is known. Raises EngineError."""
+    if best is None or not sampler.plain_greedy:
+        return sampler.sample(row)
+    if not math.isfinite(float(row[best])):
+        raise BadTensorError("the logits hold NaN or infinity")
+    sampler.accept(best)
+    return best, None

@@ -18,11 +18,12 @@ def check_payload(payload: Payload, rows: int, hidden_size: int, dtype: str) -> 
     """Raise BadTensorError unless ``payload`` holds exactly [rows, hidden_size] of ``dtype``."""
     itemsize = DTYPE_BYTES.get(dtype)
     if itemsize is None:
-        raise BadTensorError(f"hidden states of dtype {dtype[:20]!r} are not supported")
+        raise BadTensorError(f"hidden states of dtype {dtype[:20]!r} are not supported", received=True)
     wanted = rows * hidden_size * itemsize
     size = payload.nbytes if isinstance(payload, memoryview) else len(payload)
     if rows < 1 or size != wanted:
-        raise BadTensorError(f"{rows} rows of {hidden_size} {dtype} are {wanted} bytes, not {size}")
+        text = f"{rows} rows of {hidden_size} {dtype} are {wanted} bytes, not {size}"
+        raise BadTensorError(text, received=True)
 
 
 def pack_rows(
@@ -43,6 +44,12 @@ def pack_rows(
             packed[start : start + rows] = own.view(rows, hidden_size).to(dtype)
         start += rows
     return packed if device == "cpu" else packed.to(device)
+
+
+def all_finite(payload: Payload, dtype: str) -> bool:
+    """Whether checked bytes of ``dtype`` hold neither NaN nor infinity."""
+    own = torch.from_numpy(np.frombuffer(payload, dtype=np.uint8).copy()).view(_TORCH[dtype])
+    return bool(torch.isfinite(own).all())
 
 
 def row_bytes(rows: torch.Tensor, dtype: str) -> bytes:

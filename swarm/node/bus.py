@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from swarm.errors import LinkDownError, SwarmError
+from swarm.errors import LinkDownError, ProtocolError, SwarmError
 from swarm.net.peers import Network
 from swarm.protocol.messages import AnyMessage, OpenSession
 from swarm.types import NodeId, short
@@ -88,7 +88,12 @@ class Bus:
         self._delivering = True
         try:
             while self._own:
-                self._deliver(self._node, *self._own.popleft())
+                message, payload = self._own.popleft()
+                try:
+                    self._deliver(self._node, message, payload)
+                except ProtocolError as exc:
+                    # An origin that lies can have this node send itself what may not be; there is no link to close.
+                    log.warning("dropped a %s of this node to itself: %s", type(message).__name__, exc)
         finally:
             self._delivering = False
 

@@ -149,7 +149,7 @@ class RunningGeneration:
     def received(self, sender: NodeId, message: AnyMessage, payload: memoryview) -> None:
         now = self._around.now()
         if isinstance(message, Output):
-            self._time_hops(message)
+            self._time_hops(sender, message)
             self.core.output(sender, message, payload, now)
         elif isinstance(message, Opened):
             self.core.opened(sender, message, now)
@@ -186,16 +186,16 @@ class RunningGeneration:
         change(self.core, self._around.now())
         self.pump()
 
-    def _time_hops(self, message: Output) -> None:
+    def _time_hops(self, sender: NodeId, message: Output) -> None:
         """Add up what hops say they spent; on a new path the sums begin anew, as they belong to its hops."""
-        if message.epoch != self.core.epoch:
+        path = self.core.path
+        if path is None or message.epoch != self.core.epoch or sender != path.hops[-1].node:
             return
         if message.epoch != self._timed_epoch:
             self._timed_epoch = message.epoch
-            self._stats.hop_compute_seconds = [0.0] * len(message.times)
-            self._stats.hop_queue_seconds = [0.0] * len(message.times)
-        if self.core.path is not None:
-            self._around.meters.answered([hop.node for hop in self.core.path.hops], message.times)
+            self._stats.hop_compute_seconds = [0.0] * len(path.hops)
+            self._stats.hop_queue_seconds = [0.0] * len(path.hops)
+        self._around.meters.answered([hop.node for hop in path.hops], message.times)
         compute, queue = self._stats.hop_compute_seconds, self._stats.hop_queue_seconds
         for at, time in enumerate(message.times[: len(compute)]):
             compute[at] += time.compute_microseconds / 1e6

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast, get_args
 
 from swarm.engine.jobs import StepJob, StepResult
-from swarm.errors import EngineError, KVFullError, LinkDownError, ModelError, SwarmError
+from swarm.errors import BadTensorError, EngineError, KVFullError, LinkDownError, ModelError, SwarmError
 from swarm.protocol.limits import PREFIX_BLOCK_TOKENS
 from swarm.protocol.messages import (
     Busy,
@@ -281,7 +281,7 @@ class StageService:
             return
         session, step = found
         if result.error is not None:
-            self._refuse(session, _refusal_code(result.error), str(result.error))
+            self._failed(session, result.error)
             return
         self._meters.stepped(
             queue_seconds=result.queue_seconds,
@@ -310,6 +310,12 @@ class StageService:
         except LinkDownError as exc:
             if not session.is_last:
                 self._unreachable(session, session.downstream, exc)
+
+    def _failed(self, session: HopSession, error: EngineError) -> None:
+        """End a session whose step failed; what came to a hop bad is the doing of the one before it."""
+        received = isinstance(error, BadTensorError) and error.received and session.place
+        before = session.upstream if received else None
+        self._refuse(session, _refusal_code(error), str(error), about=before)
 
     # --- leaving ---
 
@@ -394,10 +400,12 @@ class StageService:
             self._engine.grow(key, kv_tokens)
             self._reserved[key] = kv_tokens
 
-    def _refuse(self, session: HopSession, code: RefusalCode, detail: str) -> None:
-        """End the session here and tell its origin why."""
+    def _refuse(
+        self, session: HopSession, code: RefusalCode, detail: str, *, about: NodeId | None = None
+    ) -> None:
+        """End the session here and tell its origin why, and which neighbour is to blame if one is."""
         self._release([self._sessions.forget(session.key)])
-        self._answer(session.key.origin, refusal(session, code, detail[:300]))
+        self._answer(session.key.origin, refusal(session, code, detail[:300], next_node=about))
 
     def _release(self, keys: list[HopKey]) -> None:
         for key in keys:

@@ -165,7 +165,11 @@ class Opened(Message, frozen=True, tag="op"):
 
 
 class Refused(Message, frozen=True, tag="re"):
-    """A hop can't (or can no longer) take part. ``next`` names the unreachable next hop, if that is why."""
+    """A hop can't (or can no longer) take part.
+
+    ``next`` names the neighbour that is why, if one is: the next hop that can't be reached or, with ``bad_tensor``,
+    the hop before, whose rows were bad when they came.
+    """
 
     origin: NodeId
     session: SessionId

@@ -155,6 +155,8 @@ class HopSessions:
             return Drop("old_epoch" if message.epoch < session.epoch else "future_epoch")
         if message.dtype != session.dtype or message.count < 1 or message.position < 0:
             raise ProtocolError("Step of another dtype than its session, or without tokens")
+        if len(message.times) > session.place:
+            raise ProtocolError("Step with times of more hops than it came through")
         if len(session.pending) >= MAX_PENDING_STEPS:
             raise ProtocolError(f"more than {MAX_PENDING_STEPS} steps of one session at once")
         if message.fill_until:
@@ -262,15 +264,19 @@ class HopSessions:
         return ended
 
     def need(self, sender: NodeId, message: Need) -> Resend | Refused | Drop:
-        """Answer the next hop that lacks steps: the held output, or a log gap for the origin."""
-        for session in self._sessions.values():
-            if session.key[:2] == (message.origin, message.session) and session.downstream == sender:
-                if session.epoch != message.epoch:
-                    return Drop("old_epoch")
-                return _held(session, message.step) or refusal(
-                    session, "log_gap", f"step {message.step} is no longer held"
-                )
-        raise ProtocolError("Need from a node that is not the hop after")
+        """Answer the next hop that lacks steps: the held output, or a log gap for the origin.
+
+        It may be late: the session may have ended meanwhile, or gone on with another hop after this one.
+        """
+        here = [s for s in self._sessions.values() if s.key[:2] == (message.origin, message.session)]
+        session = next((s for s in here if s.epoch == message.epoch and s.downstream == sender), None)
+        if session is not None:
+            return _held(session, message.step) or refusal(
+                session, "log_gap", f"step {message.step} is no longer held"
+            )
+        if any(s.epoch == message.epoch for s in here):
+            raise ProtocolError("Need from a node that is not the hop after")
+        return Drop("old_epoch" if here else "no_session")
 
     def waiting(self, before: float) -> list[tuple[HopSession, Step]]:
         """Return the oldest step of each session that came before ``before`` and is not computed yet."""

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 from swarm.config import EngineSettings, SessionSettings
+from swarm.errors import ProtocolError
 from swarm.protocol.messages import Filled, Hop, Opened, OpenSession, Output, Replay, Rows, Step
 from swarm.sessions.effects import ChosenPath, Effect, Embed, Send
 from swarm.sessions.fill import ORIGIN, Chunk, Filler, Flow, HopState, Plan, plan
@@ -79,6 +81,10 @@ class Leg:
     def hop(self, place: int) -> Hop | None:
         return self.path.hops[place] if 0 <= place < len(self.path.hops) else None
 
+    def neighbours(self, node: NodeId, after: NodeId | None) -> bool:
+        """Whether ``after`` is the hop after ``node``."""
+        return any(one.node == node and two.node == after for one, two in pairwise(self.path.hops))
+
     # --- opening ---
 
     def open(
@@ -111,11 +117,18 @@ class Leg:
             self._effects.append(Send(self.path.hops[place].node, message))
 
     def opened(self, sender: NodeId, message: Opened) -> bool:
-        """Take an answer; return whether it was awaited."""
+        """Take an answer; return whether it was awaited. Raises ProtocolError for what no honest hop says."""
         hop = self.hop(message.index)
         known = hop is not None and hop.node == sender and message.epoch == self.epoch
         if hop is None or not known or message.index not in self.unopened:
             return False
+        length = message.kv_length
+        if not (
+            0 <= message.floor <= length
+            and 0 <= message.hit_tokens <= length
+            and -1 <= message.log_from <= length
+        ):
+            raise ProtocolError("Opened with sizes out of range")
         self.unopened.discard(message.index)
         self.hits[message.index] = message.hit_tokens
         self.states[message.index] = HopState(
@@ -170,19 +183,19 @@ class Leg:
         self.go_on_filling(now)
         return True
 
-    def filled(self, sender: NodeId, message: Filled, now: float) -> bool:
-        """Take the answer to a fill step; return whether it was awaited."""
+    def filled(self, sender: NodeId, message: Filled, now: float) -> Chunk | None:
+        """Take the answer to a fill step; return what was filled, or None for an answer that was not awaited."""
         hop = self.hop(message.index)
         if hop is None or hop.node != sender or message.epoch != self.epoch:
-            return False
+            return None
         chunk = self.filler.filled(message.step, now)
         if chunk is None:
-            return False
+            return None
         for place in range(chunk.flow.source + 1, chunk.flow.until):
             state = self.states[place]
             self.states[place] = replace(state, length=chunk.end, log_from=min(state.log_from, chunk.start))
         self.go_on_filling(now)
-        return True
+        return chunk
 
     # --- stepping ---
 

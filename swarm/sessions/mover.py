@@ -99,11 +99,20 @@ class Mover:
             return
         leg = self._ways.new_leg(path)
         self._begin(leg, old)
-        if path.dtype != old.path.dtype or not self.new:
+        if path.dtype != old.path.dtype or not self.new or self._in_the_way(path, old.path):
             # Hidden states of another dtype can't be replayed, and the same hops can't be opened beside themselves.
             self._break_first()
             return
         self._ways.ask_to_open(leg, sorted(self.new), now, self._ways.settings.open_seconds)
+
+    def _in_the_way(self, path: ChosenPath, old: ChosenPath) -> bool:
+        """Whether a new hop would take the place of one at work: a node knows them by first layer and by place."""
+        hops = [path.hops[place] for place in sorted(self.new)]
+        layers = {(hop.node, hop.span.start) for hop in old.hops}
+        places = {(hop.node, place) for place, hop in enumerate(old.hops)}
+        return any((hop.node, hop.span.start) in layers for hop in hops) or any(
+            (path.hops[place].node, place) in places for place in self.new
+        )
 
     def _begin(self, leg: Leg, old: Leg) -> None:
         places = {hop: place for place, hop in enumerate(old.path.hops)}
@@ -136,9 +145,10 @@ class Mover:
 
     def filled(self, sender: NodeId, message: Filled, now: float) -> bool:
         leg = self.leg
-        if leg is None or not leg.filled(sender, message, now):
+        chunk = leg.filled(sender, message, now) if leg is not None else None
+        if leg is None or chunk is None:
             return False
-        self._go_on(leg, message.position, now)
+        self._go_on(leg, chunk.end, now)
         return True
 
     def _go_on(self, leg: Leg, reached: int, now: float) -> None:

@@ -36,6 +36,9 @@ from swarm.sessions.ways import Ways
 from swarm.types import NodeId
 
 RETRY_SECONDS = 0.25
+MAX_RETRY_SECONDS = 60
+MAX_DETAIL_CHARACTERS = 300
+"""What a hop says of when there is room, and of why it refuses, reaches clients: within bounds."""
 
 
 class State(Enum):
@@ -215,6 +218,10 @@ class OriginSession:
             self.cached_tokens = min(*leg.hits.values(), self._total - 1)
             self._effects.append(Ready())
         plan = leg.plan(self._total - 1)
+        if plan is None and self._search.afresh:
+            error = PeerError(leg.last, "its path can't begin the answer anew")
+            self._recover(error, now, lost=self.hop_nodes)
+            return
         if plan is None:
             # A hop with window layers has forgotten what it would have to go back to.
             self._search.begin_afresh()
@@ -252,19 +259,27 @@ class OriginSession:
             or sender not in leg.nodes
         ):
             self._drop("refused")
-        elif message.code == "log_gap":
+        elif message.code == "log_gap" and not self._search.afresh:
             # No fault: it opens again, and this time says where its log begins.
             self._search.gap()
             self._open(leg.path, now, self._settings.open_seconds)
-        elif message.code == "unreachable" and message.next is not None:
-            self._ways.shun((sender, message.next))
-            self._recover(_refusal_error(sender, message), now, lost=(message.next,))
-        elif message.code == "full":
-            self._search.avoid(sender)
-            self._recover(_refusal_error(sender, message), now, lost=self.hop_nodes)
         else:
-            self._search.avoid(sender)
-            self._recover(_refusal_error(sender, message), now, lost=(sender,))
+            self._refused(leg, sender, message, now)
+
+    def _refused(self, leg: Leg, sender: NodeId, message: Refused, now: float) -> None:
+        """Leave a hop that refuses, or the one it says is to blame."""
+        error, other = _refusal_error(sender, message), message.next
+        if message.code == "unreachable" and other is not None and leg.neighbours(sender, other):
+            self._ways.shun((sender, other))
+            self._recover(error, now, lost=(other,))
+            return
+        if message.code == "bad_tensor" and other is not None and leg.neighbours(other, sender):
+            # Of what it made before, its neighbours' KV may be bad too: nothing is kept.
+            self._search.avoid(self._search.accused(sender, other))
+            self._recover(error, now, lost=self.hop_nodes)
+            return
+        self._search.avoid(sender)
+        self._recover(error, now, lost=self.hop_nodes if message.code == "full" else (sender,))
 
     # --- leaving hops that still work ---
 
@@ -496,7 +511,8 @@ class OriginSession:
 
 
 def _refusal_error(sender: NodeId, message: Refused) -> SwarmError:
+    detail = message.detail[:MAX_DETAIL_CHARACTERS]
     if message.code == "full":
-        retry = max(1, message.retry_milliseconds // 1000)
-        return OverloadedError(f"Every path is full for now: {message.detail or 'no KV cache left'}.", retry)
-    return PeerError(sender, f"refused the session ({message.code}) {message.detail}".rstrip())
+        retry = min(max(1, message.retry_milliseconds // 1000), MAX_RETRY_SECONDS)
+        return OverloadedError(f"Every path is full for now: {detail or 'no KV cache left'}.", retry)
+    return PeerError(sender, f"refused the session ({message.code}) {detail}".rstrip())

@@ -22,6 +22,7 @@ class PathSearch:
         self._fruitless = 0
         self._gaps = 0
         self._late = False
+        self._accusers: set[NodeId] = set()
 
     @property
     def waits_for_room(self) -> bool:
@@ -59,6 +60,13 @@ class PathSearch:
     def avoid_edge(self, edge: Edge) -> None:
         self._edges.add(edge)
 
+    def accused(self, accuser: NodeId, other: NodeId) -> NodeId:
+        """Return who is to be avoided of the two: who accuses one neighbour after the other is believed once."""
+        if accuser in self._accusers:
+            return accuser
+        self._accusers.add(accuser)
+        return other
+
     def failed(self, error: SwarmError) -> None:
         """A path failed, or refused. Being full is no fault: only time and the deadline bound that."""
         self.last_error = error
@@ -81,3 +89,4 @@ class PathSearch:
         self._fruitless = 0
         self._gaps = 0
         self._late = False
+        self._accusers.clear()

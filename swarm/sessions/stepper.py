@@ -75,10 +75,11 @@ class Stepper:
         self.fill(leg)
 
     def fits(self, leg: Leg, message: Output, payload: Payload) -> bool:
-        """Return whether an output has the rows and the bytes that its step asked for."""
+        """Return whether an output has the rows and the bytes that its step asked for, and the times of its hops."""
         rows, dtype = leg.window.rows, leg.path.dtype
         size = rows * self._hidden_size * DTYPE_BYTES[dtype]
-        return message.count == rows and len(payload) == size and message.dtype == dtype
+        told = len(message.times) <= len(leg.path.hops)
+        return message.count == rows and len(payload) == size and message.dtype == dtype and told
 
     def take(self, leg: Leg, message: Output, payload: Payload, now: float) -> Payload:
         """Take an output that fits; return the rows to sample, which are none within a prefill."""

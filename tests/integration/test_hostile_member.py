@@ -13,14 +13,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from swarm.config import Config, ModelSettings, NodeSettings
-from swarm.engine.params import SamplingParams
 from swarm.errors import ConfigError, LinkDownError
 from swarm.gossip.member import Health
 from swarm.gossip.record import Claim, decode_static, encode
-from swarm.node.front import GenerationRequest
-from swarm.node.keystore import Keystore
 from swarm.node.node import Node
+from swarm.protocol.codec import encode as frames_of
 from swarm.protocol.identity import sign_claim, sign_record
 from swarm.protocol.messages import (
     AnyMessage,
@@ -28,6 +25,7 @@ from swarm.protocol.messages import (
     Drain,
     Gossip,
     Hop,
+    HopTime,
     Need,
     Opened,
     OpenSession,
@@ -40,12 +38,10 @@ from swarm.protocol.messages import (
 from swarm.types import Address, BootId, LayerSpan, NodeId, SessionId
 from tests.support.gossip_node import GossipNode
 from tests.support.links import SECRET, eventually
+from tests.support.nodes_here import PROMPT, answer, generation, identity, node_of
 from tests.support.tiny_model import LAYERS, write_tiny_model
 
 pytestmark = [pytest.mark.real_model, pytest.mark.timeout(300)]
-
-PROMPT = tuple(range(100, 140))
-TOKENS = 60
 
 
 class Liar(GossipNode):
@@ -68,29 +64,6 @@ class Liar(GossipNode):
 
     def lost(self, node: NodeId) -> bool:
         return any(down == node for down, _, _ in self.downs)
-
-
-@contextlib.asynccontextmanager
-async def node_of(
-    folder: Path, model: str, layers: LayerSpan | str, *bootstrap: Address
-) -> AsyncIterator[Node]:
-    config = Config(
-        node=NodeSettings(
-            name=folder.name, listen=Address("127.0.0.1", 0), bootstrap=bootstrap, state=str(folder)
-        ),
-        model=ModelSettings(model=(model,), layers=layers, dtype="float32"),
-    )
-    with Keystore(folder) as keystore:
-        identity = keystore.open(create_secret=False, swarm_key_file="", environ_key=SECRET.hex())
-        node = Node(config, keystore, identity, lambda line: None)
-        bound: asyncio.Future[Address] = asyncio.get_running_loop().create_future()
-        task = asyncio.create_task(node.run(None, bound.set_result))
-        try:
-            node.address = await asyncio.wait_for(bound, 30)  # type: ignore[attr-defined]
-            yield node
-        finally:
-            node.stop()
-            await task
 
 
 @pytest.fixture
@@ -122,23 +95,6 @@ async def liars() -> AsyncIterator[Callable[..., object]]:
 
     yield make
     await asyncio.gather(*(liar.aclose() for liar in made))
-
-
-async def generation(front: Node, model: str):
-    request = GenerationRequest("test", model, PROMPT, SamplingParams(temperature=0), TOKENS, ignore_eos=True)
-    return await front.open(request)
-
-
-async def answer(front: Node, model: str) -> list[int]:
-    running = await generation(front, model)
-    try:
-        return [event.token async for event in running if event.token >= 0]
-    finally:
-        await running.aclose()
-
-
-def identity(node: Node) -> NodeId:
-    return node._membership.node_id
 
 
 async def test_frames_for_the_sessions_of_others_close_the_link_and_change_no_token(pair, liars):
@@ -182,6 +138,46 @@ async def test_frames_for_the_sessions_of_others_close_the_link_and_change_no_to
     await running.aclose()
     assert tokens == undisturbed
     assert running.stats.recoveries == 0
+
+
+async def test_paths_that_can_not_work_end_no_node(pair, liars):
+    """What a hop hands on at a liar's wish must not come back at it as an error that nobody expects."""
+    front, hop, model = pair
+    undisturbed = await answer(front, model)
+    boot, hosted, hidden = hop._boot, hop._hosting.hosted()[0].model, 64
+    liar = await liars(front, hop)
+    here = [Hop(identity(hop), BootId(boot), LayerSpan(at, at + 1)) for at in range(2)]
+    own = Hop(liar.node, BootId(secrets.token_bytes(8)), LayerSpan(2, 3))
+
+    async def opened(hops: tuple[Hop, ...], *places: tuple[int, str]) -> SessionId:
+        session = SessionId(secrets.token_bytes(16))
+        liar.heard.clear()
+        for index, dtype in places:
+            opening = OpenSession(liar.node, session, 1, hosted, dtype, hops, index, 64, 0, 10_000)  # type: ignore[arg-type]
+            liar.network.send(identity(hop), opening)
+        await eventually(lambda: len(liar.heard) == len(places), "an answer to every OpenSession")
+        assert all(isinstance(message, Opened) for message in liar.heard)
+        return session
+
+    # Twice over one node, which hands the first hop's rows to a second one that was opened for another dtype.
+    session = await opened(tuple(here), (0, "float32"), (1, "bfloat16"))
+    one = Step(liar.node, session, 1, 0, 0, 1, hidden, "float32", "last")
+    liar.network.send(identity(hop), one, bytes(4 * hidden))
+    await eventually(lambda: all(not one.pending for one in hop._stage._sessions), "the step's end")
+    assert await answer(front, model) == undisturbed
+    # A header as large as may be, to which the hop would add what it took.
+    session = await opened((own, here[1], own), (1, "float32"))
+    times = (HopTime(1, 1, 1),) * 2100
+    payload = bytes(4 * hidden)
+    while True:
+        one = Step(liar.node, session, 1, 0, 0, 1, hidden, "float32", "last", times, index=1)
+        with contextlib.suppress(ValueError):
+            frames_of(one, payload, number=1, part_bytes=65536)
+            break
+        times = times[1:]
+    liar.network.send(identity(hop), one, payload)
+    await eventually(lambda: liar.lost(identity(hop)), "the end of the link")
+    assert await answer(front, model) == undisturbed
 
 
 async def test_a_member_that_hoards_kv_gets_its_share_and_others_are_served(pair, liars):

@@ -206,6 +206,21 @@ def test_a_row_with_nan_fails_its_own_answer_only():
         assert not isinstance(results[2], EngineError)
 
 
+@pytest.mark.parametrize("params", [SamplingParams(temperature=0.0), SamplingParams(seed=1)])
+def test_a_bad_row_behind_a_draft_that_came_true_takes_nothing_back(params):
+    """What was sampled before it is accepted: a sampler that went on would draw for other positions ever after."""
+    logits = torch.randn(3, VOCABULARY)
+    alone = Sampler(params)
+    first = alone.sample(logits[0])[0]
+    logits[1, 4] = float("nan")
+    sampler = Sampler(params)
+    result = sample_rows(logits, [sampler], [(first, 5)])[0]
+    assert not isinstance(result, EngineError)
+    assert result[0] == [first]
+    assert sampler.position == 1
+    assert sampler.sample(logits[2]) == alone.sample(logits[2])
+
+
 def test_forbidding_every_token_is_an_error_not_a_guess():
     bias = {token: float("-inf") for token in range(VOCABULARY)}
     with pytest.raises(EngineError):

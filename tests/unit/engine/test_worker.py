@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from swarm.engine.core import _not_finite
 from swarm.engine.jobs import EmbedJob, SampleJob, StepJob
 from swarm.engine.params import SamplingParams
 from swarm.engine.sampling import Sampler
@@ -76,9 +77,14 @@ async def test_nan_fails_its_own_sequence_only(driver):
     alone = (await driver.ask([step("alone", 0, 3, rows(3, 1))]))[0]
     good, bad = await driver.ask([step("good", 0, 3, rows(3, 1)), step("bad", 0, 3, poisoned.tobytes(), 1)])
     assert isinstance(bad.error, BadTensorError)
+    assert bad.error.received
     np.testing.assert_allclose(values(good.hidden), values(alone.hidden), atol=1e-5)
     again = (await driver.ask([step("bad", 0, 3, rows(3, 1))]))[0]
     np.testing.assert_allclose(values(again.hidden), values(alone.hidden), atol=1e-5)
+
+
+def test_what_the_layers_themselves_make_infinite_is_nobody_elses_doing():
+    assert not _not_finite(step("a", 0, 2, rows(2))).received
 
 
 async def test_a_lower_position_replaces_what_was_there(driver):

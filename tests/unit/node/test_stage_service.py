@@ -236,6 +236,24 @@ def test_a_failed_step_ends_the_session_and_says_why(hop):
     assert hop.engine.closed
 
 
+@pytest.mark.parametrize(
+    ("place", "received", "blamed"), [(1, True, NEXT), (1, False, None), (0, True, None)]
+)
+def test_a_hop_that_got_bad_rows_names_the_hop_they_came_from(hop, place, received, blamed):
+    hops = (
+        HOPS
+        if place == 0
+        else (Hop(NEXT, BootId(b"nextboot"), LayerSpan(0, 1)), Hop(ME, BOOT, LayerSpan(1, 4)))
+    )
+    hop.service.on_open(ORIGIN, OpenSession(ORIGIN, SESSION, 1, MODEL, "bfloat16", hops, place, 16, 0, 1000))
+    sender = NEXT if place else ORIGIN
+    message = Step(ORIGIN, SESSION, 1, 0, 0, 1, 2, "bfloat16", "last", index=place)
+    hop.service.on_step(sender, message, memoryview(bytes(4)))
+    hop.result(error=BadTensorError("NaN", received=received))
+    (refused,) = hop.messages(Refused)
+    assert (refused.code, refused.next) == ("bad_tensor", blamed)
+
+
 def test_a_result_that_comes_after_the_close_goes_nowhere(hop):
     hop.step()
     hop.service.on_close(ORIGIN, CloseSession(ORIGIN, SESSION, 1))

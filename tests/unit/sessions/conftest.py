@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from swarm.config import EngineSettings, SessionSettings
-from swarm.errors import NoPathError, ProtocolError, SwarmError
+from swarm.errors import BadTensorError, NoPathError, ProtocolError, SwarmError
 from swarm.protocol.limits import PREFIX_BLOCK_TOKENS
 from swarm.protocol.messages import (
     CloseSession,
@@ -31,7 +31,7 @@ from swarm.protocol.messages import (
     Step,
 )
 from swarm.sessions.effects import ChosenPath, Embed, Emit, Fail, FindPath, Finish, Ready, Sample, Score, Send
-from swarm.sessions.hop import HopSessions, ticket_of
+from swarm.sessions.hop import HopSessions, refusal, ticket_of
 from swarm.sessions.hop_session import Admit, HopKey, HopSession, Resend, Run
 from swarm.sessions.origin import OriginSession
 from swarm.sessions.prefix import PrefixNames
@@ -48,6 +48,10 @@ FIRST_BOOT = BootId(b"boot0000")
 
 def embed(token: int) -> bytes:
     return token.to_bytes(HIDDEN * 2, "big")
+
+
+NAN = b"\xff" * (HIDDEN * 2)
+"""No token is embedded so."""
 
 
 def next_token(kv: bytes, vocabulary: int = 1 << 16) -> int:
@@ -105,6 +109,8 @@ class FakeHop:
     """Sessions opened for more tokens than the world's switch: their KV is of another kind."""
     computed: int = 0
     """Tokens that went through this hop's layers, since it was started."""
+    garbles: str = ""
+    """``rows``: what it hands on is NaN; ``size``: it is too short; ``times``: it speaks of hops that there are not."""
 
     def start(self) -> None:
         self.started += 1
@@ -120,6 +126,14 @@ class FakeHop:
             max_per_origin=64,
             log_bytes=self.log_bytes,
         )
+
+
+def garbled(hop: FakeHop, rows: bytes, times: tuple[HopTime, ...]) -> tuple[bytes, tuple[HopTime, ...]]:
+    if hop.garbles == "rows":
+        return NAN * (len(rows) // len(NAN)), times
+    if hop.garbles == "size":
+        return rows[:-1], times
+    return rows, times * 9 if hop.garbles == "times" else times
 
 
 class World:
@@ -227,6 +241,8 @@ class World:
         elif isinstance(effect, Embed):
             hidden, epoch = b"".join(embed(token) for token in effect.tokens), effect.epoch
             self.at(self.now + 0.001, lambda: self.core.embedded(epoch, hidden, self.now))
+        elif isinstance(effect, Sample) and NAN in bytes(effect.hidden):
+            self.at(self.now + 0.001, lambda: self.core.sample_failed(BadTensorError("NaN"), self.now))
         elif isinstance(effect, Sample):
             tokens = sample(bytes(effect.hidden), effect.drafts)
             logprobs = (None,) * len(tokens)
@@ -339,6 +355,12 @@ class World:
     def _compute(self, hop: FakeHop, run: Run, payload: bytes) -> None:
         session, step = run.session, run.step
         boot = hop.boot
+        if NAN in payload or len(payload) != step.count * HIDDEN * 2:
+            hop.sessions.forget(session.key)
+            hop.kv.pop(session.key, None)
+            before = session.upstream if session.place else None
+            self.to_origin(hop, refusal(session, "bad_tensor", next_node=before))
+            return
 
         def done() -> None:
             if not hop.alive or hop.boot != boot:
@@ -362,6 +384,7 @@ class World:
                 wanted = {"none": 0, "last": 1, "all": step.count}[step.rows]
                 ends = range(len(kv) - (wanted - 1) * HIDDEN * 2, len(kv) + 1, HIDDEN * 2) if wanted else ()
                 rows = b"".join(embed(next_token(kv[:end], self.vocabulary)) for end in ends)
+                rows, times = garbled(hop, rows, times)
                 count = wanted
                 self.to_origin(
                     hop,
@@ -384,7 +407,8 @@ class World:
                     step.origin, step.session, step.epoch, step.step, step.position, step.count, HIDDEN,
                     DTYPE, step.rows, times, step.fill_until, session.place + 1,
                 )  # fmt: skip
-                self.send(hop.node, after, lambda: self.deliver(hop.node, after, onward, payload))
+                sent, _ = garbled(hop, payload, ())
+                self.send(hop.node, after, lambda: self.deliver(hop.node, after, onward, sent))
 
         self.at(self.now + hop.seconds, done)
 

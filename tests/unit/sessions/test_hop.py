@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import pytest
+from msgspec.structs import replace
 
 from swarm.errors import ProtocolError
 from swarm.protocol.limits import MAX_PENDING_STEPS
-from swarm.protocol.messages import CloseSession, Hop, Need, OpenSession, Refused, Renew, Replay, Step
+from swarm.protocol.messages import (
+    CloseSession,
+    Hop,
+    HopTime,
+    Need,
+    OpenSession,
+    Refused,
+    Renew,
+    Replay,
+    Step,
+)
 from swarm.sessions.hop import HopSessions, ticket_of
 from swarm.sessions.hop_session import Admit, Ask, Drop, HopKey, Resend, Run
 from swarm.types import BootId, LayerSpan, ModelId, NodeId, SessionId
@@ -206,6 +217,23 @@ def test_a_need_that_cannot_be_met_tells_the_origin_of_a_log_gap(sessions):
     assert decision.code == "log_gap"
     with pytest.raises(ProtocolError):
         sessions.need(STRANGER, Need(ORIGIN, SESSION, 1, 0, 0))
+
+
+def test_a_need_that_comes_late_is_no_fault_of_its_sender(sessions):
+    late = Need(ORIGIN, SESSION, 1, 0, 0)
+    assert sessions.need(AFTER, late) == Drop("no_session")
+    other = (*HOPS[:2], Hop(STRANGER, BootId(b"other123"), LayerSpan(4, 6)))
+    admitted(sessions, opening(epoch=2, hops=other))
+    assert sessions.need(AFTER, late) == Drop("old_epoch")
+
+
+def test_a_step_says_no_more_times_than_it_passed_hops_or_breaks_the_link(sessions):
+    """Every hop adds its own: with as many as fit into a header none could hand the step on."""
+    admitted(sessions, opening())
+    told = HopTime(1, 1, 1)
+    with pytest.raises(ProtocolError, match="times"):
+        sessions.step(BEFORE, replace(step(0, 0), times=(told, told)), 0.0)
+    assert isinstance(sessions.step(BEFORE, replace(step(0, 0), times=(told,)), 0.0), Run)
 
 
 def test_the_sessions_of_an_origin_that_is_gone_end_at_once(sessions):

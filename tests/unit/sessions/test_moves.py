@@ -8,7 +8,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from swarm.protocol.messages import Hop
+from swarm.sessions.effects import ChosenPath
 from swarm.types import LayerSpan, NodeId
+from tests.unit.sessions.conftest import DTYPE
 
 THREE = {"a": LayerSpan(0, 2), "b": LayerSpan(2, 4), "c": LayerSpan(4, 6)}
 TWICE = {**THREE, "a2": LayerSpan(0, 2), "b2": LayerSpan(2, 4), "c2": LayerSpan(4, 6)}
@@ -141,6 +144,51 @@ def test_a_slow_hop_that_nobody_can_replace_is_kept(world, undisturbed):
     run.run()
     assert run.emitted == undisturbed(PROMPT, 100)
     assert (run.core.moves, run.core.recoveries) == (0, 0)
+
+
+def test_a_hop_whose_node_now_holds_more_from_the_same_layer_on_is_not_opened_beside_itself(
+    world, undisturbed
+):
+    """A node knows a session by its first layer: the new hop would end the one at work."""
+    run = world(4, THREE)
+    run.ask(PROMPT, TOKENS)
+
+    def grow():
+        run.hops[NodeId("a")].span = LayerSpan(0, 4)
+        run.core.leave(NodeId("a"), run.now, one_span=True)
+
+    run.at(1.2, grow)
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, TOKENS)
+    assert (run.core.moves, run.core.recoveries) == (1, 0)
+    assert [hop.span for hop in run.core.last_path.hops] == [LayerSpan(0, 4), LayerSpan(4, 6)]
+    run.settle()
+    assert run.sessions_open() == 0
+
+
+def test_a_hop_that_comes_to_anothers_place_on_its_node_is_not_opened_beside_it(world, undisturbed):
+    run = world(4, {"a": LayerSpan(0, 3), "b": LayerSpan(3, 6), "d": LayerSpan(0, 2)})
+    run.ask(PROMPT, TOKENS)
+    find = run.find_path
+
+    def leave():
+        b, d = run.hops[NodeId("b")], run.hops[NodeId("d")]
+        hops = (
+            Hop(d.node, d.boot, LayerSpan(0, 2)),
+            Hop(b.node, b.boot, LayerSpan(2, 3)),
+            Hop(b.node, b.boot, LayerSpan(3, 6)),
+        )
+        found = ChosenPath(hops, DTYPE, 0.01)
+        run.find_path = lambda wish: found if wish.moving else find(wish)
+        run.core.leave(NodeId("a"), run.now)
+
+    run.at(1.2, leave)
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, TOKENS)
+    assert (run.core.moves, run.core.recoveries) == (1, 0)
+    assert len(run.core.last_path.hops) == 3
+    run.settle()
+    assert run.sessions_open() == 0
 
 
 @given(
