@@ -50,7 +50,7 @@ def ask(url: str, model: str, question: str) -> None:
 
 
 def print_lines_to_paste(url: str, model: str, question: str) -> None:
-    """Print how to talk to the front door from a shell and from Python.
+    """Print how to talk to the front door from a browser, a shell and Python.
 
     Temperature 0, because at 1 a model of the demo's size talks nonsense.
     """
@@ -58,7 +58,11 @@ def print_lines_to_paste(url: str, model: str, question: str) -> None:
     request = json.dumps({"model": model, "messages": messages, "temperature": 0, "stream": True})
     print(
         f"""
-Serving until Ctrl-C. To paste into a shell:
+Serving until Ctrl-C. In a browser, the swarm as a picture and a chat:
+
+  {url}/
+
+To paste into a shell:
 
   curl -N {url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{request}'

@@ -32,7 +32,8 @@ EXIT_USAGE = 2
 app = typer.Typer(
     name="swarm",
     help="Several machines, one language model, one OpenAI-compatible API.",
-    epilog="Exit codes: 0 done (a node, a table or a conversation: stopped), 1 failed while running, 2 wrong option, "
+    epilog="Begin with: swarm join --model ID --api 8000, then swarm chat; swarm invite lets another machine in. "
+    "Exit codes: 0 done (a node, a table or a conversation: stopped), 1 failed while running, 2 wrong option, "
     "setting or state folder, 130 interrupted by Ctrl-C.",
     no_args_is_help=True,
     rich_markup_mode=None,

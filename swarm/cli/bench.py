@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from swarm.cli.console import announce, printable, progress, table_console, waiting, warn
-from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door, ModelComingError
+from swarm.cli.door import Api, ApiKeyFile, Door, ModelComingError
 from swarm.errors import SwarmError
 
 RETRY_SECONDS = 1.0
@@ -19,7 +19,7 @@ WARM_UP_TOKENS = 8
 
 
 def bench(
-    api: Api = DEFAULT_API,
+    api: Api = "",
     api_key_file: ApiKeyFile = None,
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="Default: the first that is listed.")

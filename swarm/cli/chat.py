@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from swarm.cli.console import announce, coloured, printable, waiting
-from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door, ModelComingError
+from swarm.cli.door import Api, ApiKeyFile, Door, ModelComingError
 from swarm.errors import SwarmError
 
 DIM, PLAIN = "\x1b[2m", "\x1b[0m"
@@ -29,7 +29,7 @@ def chat(
         list[str] | None,
         typer.Argument(metavar="[PROMPT]...", help="Ask this and end; without it, a conversation begins."),
     ] = None,
-    api: Api = DEFAULT_API,
+    api: Api = "",
     api_key_file: ApiKeyFile = None,
     model: Annotated[
         str, typer.Option("--model", metavar="NAME", help="Default: the first that can be served.")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol, TextIO
 
 from rich.console import Console
@@ -13,6 +15,7 @@ from rich.progress import TaskID
 from rich.status import Status
 from rich.text import Text
 
+from swarm.errors import ConfigError
 from swarm.models.progress import Progress
 
 PIPE_COLUMNS = 200
@@ -62,6 +65,24 @@ class Waiting(Protocol):
 def waiting(what: str) -> Waiting:
     """Return a spinner for a terminal; elsewhere only a reason is told, as a line."""
     return _Spinner(what) if sys.stderr.isatty() else _Reason()
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """Show a spinner on a terminal while something takes its time; elsewhere nothing."""
+    sign = waiting(what)
+    sign.start()
+    try:
+        yield
+    finally:
+        sign.stop()
+
+
+def confirmed(question: str) -> bool:
+    """Ask on the terminal; Ctrl-C is no answer but an interrupt. Raises ConfigError where nobody can answer."""
+    if not sys.stdin.isatty():
+        raise ConfigError("there is no terminal to ask on whether that is meant; say it with --yes")
+    return input(f"{printable(question)} [y/N] ").strip().lower() in ("y", "yes")
 
 
 class _Spinner:

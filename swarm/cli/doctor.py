@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import getpass
 import json
 import os
 import platform
 import shutil
 import ssl
+import sys
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 import psutil
 import typer
 
 from swarm import __version__
 from swarm.cli import options
-from swarm.cli.console import printable
-from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door
+from swarm.cli.console import coloured, printable, working
+from swarm.cli.door import STATE, Api, ApiKeyFile, Door
 from swarm.cli.findings import Finding, of_state, redacted
 from swarm.errors import ConfigError, DialError, SwarmError
 from swarm.types import Address
@@ -46,7 +49,7 @@ def doctor(
     bootstrap: options.Bootstrap = None,
     listen: options.Listen = None,
     state: options.State = None,
-    api: Api = DEFAULT_API,
+    api: Api = "",
     api_key_file: ApiKeyFile = None,
     redact: Annotated[
         bool, typer.Option("--redact", help="Replace names, ids, addresses and paths: safe to paste.")
@@ -60,26 +63,30 @@ def doctor(
     from swarm.node.keystore import default_state_folder
 
     folder = Path(state).expanduser() if state else default_state_folder()
-    seen = _state_of(folder, api, api_key_file)
-    swarm_state = seen if isinstance(seen, dict) else None
-    findings = [
-        *_versions(),
-        *_machine(),
-        *_folder(folder),
-        *_port(listen, node_runs=swarm_state is not None),
-        *_addresses(bootstrap or [], folder),
-        *_clock(Door(api, api_key_file)),
-        *(of_state(seen) if isinstance(seen, dict) else [seen]),
-    ]
-    _print(findings, swarm_state, redact=redact, as_json=as_json)
+    door = Door(api, api_key_file)
+    door.hint = ""  # the finding has a remedy of its own
+    with working("Looking at this machine and its swarm …"):
+        seen = _state_of(folder, door)
+        swarm_state = seen if isinstance(seen, dict) else None
+        findings = [
+            *_versions(),
+            *_machine(),
+            *_folder(folder),
+            *_port(listen, node_runs=swarm_state is not None),
+            *_addresses(bootstrap or [], folder),
+            *_clock(door),
+            *(of_state(seen) if isinstance(seen, dict) else [seen]),
+        ]
+    secrets = [*_places(folder, door, bootstrap or [], listen), *_names(swarm_state)] if redact else None
+    _print(findings, secrets, as_json=as_json)
     if any(finding.level == "fail" for finding in findings):
         raise typer.Exit(EXIT_FAILED)
 
 
-def _print(findings: list[Finding], state: dict[str, Any] | None, *, redact: bool, as_json: bool) -> None:
+def _print(findings: list[Finding], secrets: list[tuple[str, str]] | None, *, as_json: bool) -> None:
     texts = [finding.text for finding in findings] + [finding.remedy for finding in findings]
-    if redact:
-        texts = redacted(texts, _names(state))
+    if secrets is not None:
+        texts = redacted(texts, secrets)
     shown, remedies = texts[: len(findings)], texts[len(findings) :]
     if as_json:
         rows = zip(findings, shown, remedies, strict=True)
@@ -90,15 +97,36 @@ def _print(findings: list[Finding], state: dict[str, Any] | None, *, redact: boo
         )
         return
     for finding, text, remedy in zip(findings, shown, remedies, strict=True):
-        mark = typer.style(_MARKS[finding.level], fg=_COLOURS[finding.level])
+        mark = _MARKS[finding.level]
+        mark = typer.style(mark, fg=_COLOURS[finding.level]) if coloured(sys.stdout) else mark
         typer.echo(f"{mark}  {finding.about}: {printable(text)}")
         if remedy:
             typer.echo(f"      -> {printable(remedy)}")
 
 
+def _places(folder: Path, door: Door, bootstrap: list[str], listen: str | None) -> list[tuple[str, str]]:
+    """Return what this machine is called, and what was typed: none of it is for strangers."""
+    from swarm.models.store import default_home
+
+    named = [("home", str(Path.home())), ("user", getpass.getuser()), ("host", platform.node())]
+    named += [
+        ("host", platform.node().partition(".")[0]),
+        ("folder", str(folder)),
+        ("folder", str(default_home())),
+    ]
+    url = urlsplit(door.url)
+    named += [
+        ("address", part) for part in (url.netloc, url.hostname or "", url.username or "", url.password or "")
+    ]
+    named += [("path", url.path.strip("/"))]
+    for text in [*bootstrap, *([listen] if listen else [])]:
+        with contextlib.suppress(ValueError):  # a port alone names nobody
+            named.append(("address", Address.parse(text).host))
+    return named
+
+
 def _names(state: dict[str, Any] | None) -> list[tuple[str, str]]:
-    names = [("home", str(Path.home())), ("user", getpass.getuser()), ("host", platform.node())]
-    names += [("host", platform.node().partition(".")[0])]
+    names = []
     for member in (state or {}).get("members", ()):
         names += [("id", member["node"]), ("id", member["node"][:8]), ("name", member["name"])]
         names += [("address", Address.parse(address).host) for address in member.get("addresses", ())]
@@ -116,7 +144,10 @@ def _versions() -> list[Finding]:
     if absent:
         findings.append(
             Finding(
-                "versions", "fail", f"not installed: {', '.join(absent)}", "run: pip install swarm-inference"
+                "versions",
+                "fail",
+                f"not installed: {', '.join(absent)}",
+                "install swarm again: pip install -c constraints.txt . in its clone",
             )
         )
     if not ssl.HAS_TLSv1_3:
@@ -294,7 +325,7 @@ def _clock(door: Door) -> list[Finding]:
     ]
 
 
-def _state_of(folder: Path, api: str, key_file: Path | None) -> dict[str, Any] | Finding:
+def _state_of(folder: Path, door: Door) -> dict[str, Any] | Finding:
     """Return the swarm as this machine's own node sees it, else as the front door does, else why neither answers."""
     from swarm.node.control import GetState, ask
 
@@ -302,7 +333,7 @@ def _state_of(folder: Path, api: str, key_file: Path | None) -> dict[str, Any] |
         return ask(folder, GetState())
     except SwarmError as own:
         try:
-            state: dict[str, Any] = Door(api, key_file).get("/swarm/state")
+            state: dict[str, Any] = door.get(STATE)
             return state
         except SwarmError as exc:
             return Finding(

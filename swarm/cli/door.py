@@ -1,33 +1,45 @@
-"""A front door as the commands reach it: its address, a key, JSON and streams of events. Prints nothing."""
+"""A front door as the commands reach it: which one, a key, JSON and streams of events. Prints nothing."""
 
 from __future__ import annotations
 
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, cast
 
 import typer
 
+from swarm.cli import options
 from swarm.errors import ConfigError, ModelOnItsWayError, SwarmError
 from swarm.types import Address
 
 if TYPE_CHECKING:
     import httpx
 
-DEFAULT_API = "127.0.0.1:8000"
+USUAL_API = "127.0.0.1:8000"
 DEFAULT_HOST = "127.0.0.1"
+STATE = "/swarm/state"
+Look = Callable[[], dict[str, Any]]
+"""Returns the swarm's state, anew at each call; raises SwarmError."""
+NODE_SECONDS = 5.0
+"""How long a node of this machine is waited for."""
 TIMEOUT_SECONDS = 10.0
 HEALTH = "/health"
 SILENCE_SECONDS = 30.0
 """A stream that says nothing for that long is dead: doors send a comment every few seconds."""
 
 Api = Annotated[
-    str, typer.Option("--api", metavar="[HOST:]PORT", help="A front door of the swarm; or its URL.")
+    str,
+    typer.Option(
+        "--api",
+        metavar="[HOST:]PORT",
+        help=f"A front door of the swarm; or its URL. Default: that of the node on this machine, else {USUAL_API}.",
+        show_default=False,
+    ),
 ]
 ApiKeyFile = Annotated[
     Path | None,
@@ -43,6 +55,17 @@ class Door:
     """One front door. Raises SwarmError for what it answers and for its silence."""
 
     def __init__(self, api: str, key_file: Path | None) -> None:
+        """Without ``api`` it is the door of the node on this machine."""
+        self.hint = ""
+        """What to do when it does not answer, where nobody named it."""
+        if not api:
+            node = state_here()
+            api = _door_of(node) or USUAL_API
+            self.hint = (
+                "; start a node that opens one (`join --api 8000`), or name another with --api"
+                if node is None
+                else "; the node here has no front door: `swarm door open` opens one, --api names another"
+            )
         self.url = _base_url(api)
         self.key = _api_key(key_file)
 
@@ -96,7 +119,38 @@ class Door:
         return httpx.Client(base_url=self.url, headers=headers, timeout=seconds, trust_env=False)
 
     def _silent(self, error: Exception) -> SwarmError:
-        return SwarmError(f"no front door answers at {self.url}: {error or type(error).__name__}")
+        return SwarmError(f"no front door answers at {self.url}: {error or type(error).__name__}{self.hint}")
+
+
+def viewpoint(api: str, key_file: Path | None, state: str | None = None) -> Look:
+    """Return how to see the swarm: by the door that was named, else the node here, else the usual door."""
+    if not api and (state is not None or state_here() is not None):
+        return lambda: _node_state(options.state_folder(state))
+    door = Door(api, key_file)
+    return lambda: cast("dict[str, Any]", door.get(STATE))
+
+
+def state_here() -> dict[str, Any] | None:
+    """Return the swarm as the node with the usual state folder sees it, None where none answers."""
+    try:
+        return _node_state(options.state_folder(None))
+    except SwarmError:
+        return None
+
+
+def _node_state(folder: Path) -> dict[str, Any]:
+    from swarm.node.control import GetState, ask
+
+    return ask(folder, GetState(), NODE_SECONDS)
+
+
+def _door_of(node: dict[str, Any] | None) -> str:
+    """Return where the door of this machine's own node is reached from here; empty without one."""
+    if node is None or not node["door"]["listen"]:
+        return ""
+    address = Address.parse(node["door"]["listen"])
+    loopback = {"0.0.0.0": DEFAULT_HOST, "::": "::1"}
+    return str(Address(loopback.get(address.host, address.host), address.port))
 
 
 def _events(answer: httpx.Response) -> Iterator[dict[str, Any]]:

@@ -26,7 +26,10 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print a JSON object.")]
 
 @app.command(epilog=EXIT_CODES)
 def show(state: options.State = None, as_json: AsJson = False) -> None:
-    """Show where the door is and which API keys it takes."""
+    """Show where the door is and which API keys it takes.
+
+    Example: `swarm door show --json`
+    """
     from swarm.node.control import GetState
 
     door = asked(state, GetState())["door"]
@@ -58,7 +61,10 @@ def open_(
 
 @app.command(epilog=EXIT_CODES)
 def close(state: options.State = None, as_json: AsJson = False) -> None:
-    """Close the door; answers that run get a few seconds to end."""
+    """Close the door; answers that run get a few seconds to end.
+
+    Example: `swarm door close`
+    """
     from swarm.node.control import CloseDoor
 
     _print(asked(state, CloseDoor()), as_json, "the API is closed")
@@ -97,7 +103,10 @@ def remove_key(
     state: options.State = None,
     as_json: AsJson = False,
 ) -> None:
-    """Let nobody in with this API key any more. Requests under way go on."""
+    """Let nobody in with this API key any more. Requests under way go on.
+
+    Example: `swarm door remove-key laptop`
+    """
     from swarm.node.control import ChangeKeys
 
     changed = asked(state, ChangeKeys(remove=(key_id,)))
@@ -115,8 +124,12 @@ def _keys_from(file: Path | None) -> list[str]:
 
         return list(keys_in(str(file)))
     if sys.stdin.isatty():
-        typed: str = typer.prompt("API key", hide_input=True)
-        return [typed.strip()]
+        import getpass
+
+        typed = getpass.getpass("API key: ").strip()
+        if not typed:
+            raise ConfigError("no API key was typed")
+        return [typed]
     keys = [line.strip() for line in sys.stdin if line.strip()]
     if not keys:
         raise ConfigError("there is no API key on standard input")

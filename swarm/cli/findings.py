@@ -161,7 +161,7 @@ def redacted(lines: Iterable[str], secrets: Iterable[tuple[str, str]]) -> list[s
 
     # The longest first: a name may be a part of another.
     known = sorted(
-        {(kind, text) for kind, text in secrets if len(text) > 2}, key=lambda each: (-len(each[1]), each)
+        {(kind, text) for kind, text in secrets if len(text) > 1}, key=lambda each: (-len(each[1]), each)
     )
     safe = []
     for original in lines:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TextIO
 import typer
 
 from swarm.cli import options
-from swarm.cli.console import announce
+from swarm.cli.console import announce, working
 from swarm.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -36,7 +36,7 @@ def invite(
 ) -> None:
     """Print an invite, good for one machine, from the node that runs on this one.
 
-    Example: `swarm invite | ssh other-machine python -m swarm join -`
+    Examples: `swarm invite`, `swarm invite --minutes 60 | ssh other-machine python -m swarm join -`
     """
     from swarm.node.control import MakeInvite, ask
 
@@ -95,7 +95,8 @@ def accept_invite(invite: Invite, keystore: Keystore, settings: Config) -> None:
         return
     key = keystore.claim()
     try:
-        keyring = asyncio.run(redeem(invite, key, settings.net))
+        with working("Asking the node that made the invite …"):
+            keyring = asyncio.run(redeem(invite, key, settings.net))
         keystore.save_keyring(keyring)
     finally:
         keystore.close()
@@ -112,7 +113,8 @@ def refuse_to_found_beside_others(keystore: Keystore) -> None:
     if keystore.own_keyring() is not None:
         return
     try:
-        found = asyncio.run(look(LOOK_SECONDS))
+        with working("Looking for a swarm on this network …"):
+            found = asyncio.run(look(LOOK_SECONDS))
     except OSError as exc:
         raise ConfigError(f"--discover: this machine can't use mDNS ({exc.strerror or exc})") from None
     if found:

@@ -3,23 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import platform
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from swarm import __version__
 from swarm.cli import options
-from swarm.cli.console import announce, progress, warn
+from swarm.cli.console import announce, progress, warn, working
 from swarm.cli.invite import accept_invite, read_invite, refuse_to_found_beside_others
 from swarm.cli.logs import set_up_logging
 from swarm.cli.watchdog import stop_when_stdin_ends
 from swarm.config import ApiSettings, Config, NodeSettings
-from swarm.config.reference import effective
+from swarm.config.reference import as_values, effective
 
 if TYPE_CHECKING:
     from swarm.api.server import ApiServer
@@ -61,7 +62,11 @@ def join(
     config: options.ConfigFile = None,
     exit_with_stdin: options.ExitWithStdin = False,
 ) -> None:
-    """Run a node: start a swarm, or join the one that INVITE or --bootstrap leads to. Ctrl-C stops it."""
+    """Run a node: start a swarm, or join the one that INVITE or --bootstrap leads to. Ctrl-C stops it.
+
+    Examples: `swarm join --model Qwen/Qwen3-0.6B --api 8000`, `swarm join -`,
+    `swarm join --bootstrap 192.168.1.20:7410 --memory 8GiB`
+    """
     # The options are read from ctx.params, as `swarm config` reads them.
     settings, origins = options.read_settings(ctx.params)
     if origins["api.keys"] == "--api-key":
@@ -73,10 +78,17 @@ def join(
     _run(settings, read_invite(invite, os.environ, sys.stdin))
 
 
-def config(ctx: typer.Context) -> None:
-    """Show the settings that `join` would use with the same options, and where each comes from."""
+def config(
+    ctx: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON object.")] = False,
+) -> None:
+    """Show the settings that `join` would use with the same options, and where each comes from.
+
+    Examples: `swarm config --config swarm.toml`, `swarm config --memory 8GiB --api 8000 --json`
+    """
     parser = typer.main.get_command(_parser())
-    typer.echo(effective(*options.read_settings(parser.make_context("swarm config", list(ctx.args)).params)))
+    read = options.read_settings(parser.make_context("swarm config", list(ctx.args)).params)
+    typer.echo(json.dumps(as_values(*read), indent=2) if as_json else effective(*read))
 
 
 def _parser() -> typer.Typer:
@@ -99,9 +111,10 @@ def _run(settings: Config, invite: Invite | None) -> None:
         if may_found and node.discover and not (node.swarm_key_file or os.environ.get("SWARM_KEY")):
             refuse_to_found_beside_others(keystore)
         # Imported here: PyTorch and the web server take seconds, and `--help` should not.
-        from swarm.api.server import check_settings
-        from swarm.engine.device import resolve_device
-        from swarm.node.main import run_node
+        with working("Starting …"):
+            from swarm.api.server import check_settings
+            from swarm.engine.device import resolve_device
+            from swarm.node.main import run_node
 
         # Before a secret is made: what is said wrongly leaves nothing behind.
         resolve_device(settings.model.device)
@@ -131,10 +144,12 @@ def _run(settings: Config, invite: Invite | None) -> None:
 
 async def _open_front_door(front: FrontDoor, settings: ApiSettings) -> ApiServer:
     from swarm.api.server import ApiServer
+    from swarm.node.node import own_addresses
 
     server = ApiServer(front, settings, version=__version__)
-    address = await server.start()
-    announce(f"API: http://{address}/v1")
+    bound = await server.start()
+    address = own_addresses(bound)[0]
+    announce(f"API: http://{address}/v1\nIn a browser: http://{address}/")
     return server
 
 

@@ -10,7 +10,7 @@ import typer
 from rich.table import Table
 
 from swarm.cli import options
-from swarm.cli.console import announce, progress, table_console
+from swarm.cli.console import announce, confirmed, progress, table_console, working
 from swarm.errors import ConfigError, ModelError
 from swarm.types import LayerSpan
 
@@ -25,9 +25,10 @@ Name = Annotated[str, typer.Argument(metavar="ID", help="The model's id, as `swa
 
 def _store() -> ModelStore:
     # Imported here: readers of model files take a while to import, and `--help` should not.
-    from swarm.models.store import ModelStore
+    with working("Looking at the models here …"):
+        from swarm.models.store import ModelStore
 
-    return ModelStore()
+        return ModelStore()
 
 
 @app.callback(invoke_without_command=True)
@@ -39,7 +40,10 @@ def models(ctx: typer.Context, as_json: Json = False) -> None:
 
 @app.command("list")
 def list_models(as_json: Json = False) -> None:
-    """List the models in swarm's own folder, what is here of each, and what it takes on the disk."""
+    """List the models in swarm's own folder, what is here of each, and what it takes on the disk.
+
+    Example: `swarm models list --json`
+    """
     store = _store()
     found = [_described(model) for model in store.list()]
     if as_json:
@@ -91,6 +95,8 @@ def pull(
     """Get a model onto this disk, from members of a swarm or the Hugging Face hub.
 
     What is here already stays, what broke off is resumed. With --bootstrap it joins a swarm for as long as it takes.
+
+    Examples: `swarm models pull Qwen/Qwen3-0.6B`, `swarm models pull Qwen/Qwen3-0.6B --layers 0:14`
     """
     from swarm.cli.pull import from_node, from_swarm, node_runs
 
@@ -118,7 +124,10 @@ def import_gguf(
         str, typer.Option("--name", metavar="ORG/NAME", help="What the model is called from then on.")
     ],
 ) -> None:
-    """Convert a GGUF file to a model folder in bfloat16, for `join --model ORG/NAME`."""
+    """Convert a GGUF file to a model folder in bfloat16, for `join --model ORG/NAME`.
+
+    Example: `swarm models import ~/Downloads/model.gguf --name mine/model`
+    """
     from swarm.models.gguf import convert
 
     store = _store()
@@ -131,7 +140,10 @@ def import_gguf(
 
 @app.command()
 def verify(name: Name, as_json: Json = False) -> None:
-    """Read every byte of a model again and compare it with what it should be. Exit code 1 when it is not."""
+    """Read every byte of a model again and compare it with what it should be. Exit code 1 when it is not.
+
+    Example: `swarm models verify Qwen/Qwen3-0.6B`
+    """
     from swarm.models.verify import verify as verify_model
 
     store = _store()
@@ -156,13 +168,16 @@ def remove(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Don't ask.")] = False,
 ) -> None:
-    """Delete a model from swarm's own folder; folders adopted in place and other caches are left alone."""
+    """Delete a model from swarm's own folder; folders adopted in place and other caches are left alone.
+
+    Example: `swarm models remove Qwen/Qwen3-0.6B --yes`
+    """
     store = _store()
     folders = store.folders(name)
     if not folders:
         raise ModelError(f"{name} is not in {store.home / 'models'}; `swarm models` lists what is")
     taken = sum(disk_bytes(folder) for folder in folders)
-    if not yes and not typer.confirm(f"Delete {name}, {size(taken)} in {', '.join(map(str, folders))}?"):
+    if not yes and not confirmed(f"Delete {name}, {size(taken)} in {', '.join(map(str, folders))}?"):
         raise typer.Exit(1)
     store.remove(name)
     announce(f"Removed {name}: {size(taken)}.")

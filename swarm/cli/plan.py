@@ -12,9 +12,8 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
-from swarm.cli.console import printable, progress, table_console
-from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door
-from swarm.cli.status import STATE
+from swarm.cli.console import printable, progress, table_console, working
+from swarm.cli.door import Api, ApiKeyFile, viewpoint
 from swarm.config import MIB
 from swarm.errors import ConfigError, ModelError, UnknownModelError
 from swarm.types import DTYPES, QUANTIZATIONS
@@ -51,20 +50,24 @@ def plan(
         int,
         typer.Option("--prompt-tokens", metavar="N", help="Length of the prompt for the first token's time."),
     ] = 256,
-    api: Api = DEFAULT_API,
+    api: Api = "",
     api_key_file: ApiKeyFile = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print the plan as JSON.")] = False,
 ) -> None:
-    """Show what each machine holds, the speed to expect, the bottleneck, and what would help most."""
-    from swarm.models.store import ModelStore
+    """Show what each machine holds, the speed to expect, the bottleneck, and what would help most.
 
+    Examples: `swarm plan Qwen/Qwen3-0.6B --nodes 8GiB,16GiB@0.5`, `swarm plan Qwen/Qwen3-0.6B`
+    """
+    with working("Looking for the model …"):
+        from swarm.models.store import ModelStore
     local = ModelStore().find(model, progress())
     if nodes:
         if local is None:
             raise ModelError(f"{model} is not on this disk; its sizes are needed: obtain it first")
-        found = _described(local, nodes, (dtype, quantize), rtt_milliseconds / 1e3)
+        with working("Measuring this machine …"):
+            found = _described(local, nodes, (dtype, quantize), rtt_milliseconds / 1e3)
     else:
-        found = _running(local, model, Door(api, api_key_file).get(STATE))
+        found = _running(local, model, viewpoint(api, api_key_file)())
     if as_json:
         typer.echo(json.dumps(as_values(found, prompt_tokens), indent=2))
     else:

@@ -1,4 +1,4 @@
-"""``swarm status``: the swarm as one of its front doors sees it."""
+"""``swarm status``: the swarm as the node here or a front door sees it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from swarm.cli import options
 from swarm.cli.console import printable, table_console
-from swarm.cli.door import DEFAULT_API, Api, ApiKeyFile, Door
+from swarm.cli.door import Api, ApiKeyFile, Look, viewpoint
 from swarm.errors import SwarmError
 
-STATE = "/swarm/state"
 WATCH_SECONDS = 1.0
 NARROW_COLUMNS = 110
 DETAILS = ("dtype", "rows/s", "RSS MiB")
@@ -24,25 +24,31 @@ DETAILS = ("dtype", "rows/s", "RSS MiB")
 
 
 def status(
-    api: Api = DEFAULT_API,
+    api: Api = "",
     api_key_file: ApiKeyFile = None,
     watch: Annotated[
         bool, typer.Option("--watch", "-w", help="Keep the table up to date until Ctrl-C.")
     ] = False,
-    as_json: Annotated[bool, typer.Option("--json", help="Print /swarm/state as it is.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the state as JSON.")] = False,
+    state: options.State = None,
 ) -> None:
-    """Show members, what they hold, and which models can be served."""
-    door = Door(api, api_key_file)
+    """Show members, what they hold, and which models can be served.
+
+    Without --api the node that runs on this machine is asked, which needs no front door for it.
+
+    Examples: `swarm status`, `swarm status --watch`, `swarm status --api 192.168.1.20:8000 --json`
+    """
+    look = viewpoint(api, api_key_file, state)
     if as_json:
-        typer.echo(json.dumps(door.get(STATE), indent=2))
+        typer.echo(json.dumps(look(), indent=2))
     elif watch:
         with contextlib.suppress(KeyboardInterrupt):  # that is how it ends
-            _watch(door)
+            _watch(look)
     else:
-        table_console().print(_shown(door.get(STATE), table_console().width))
+        table_console().print(_shown(look(), table_console().width))
 
 
-def _watch(door: Door) -> None:
+def _watch(look: Look) -> None:
     """Redraw every second; a door that stops answering is said, and asked again."""
     from rich.live import Live
 
@@ -51,7 +57,7 @@ def _watch(door: Door) -> None:
     with Live(console=console, screen=console.is_terminal, auto_refresh=False) as live:
         while True:
             try:
-                live.update(_shown(door.get(STATE), console.width), refresh=True)
+                live.update(_shown(look(), console.width), refresh=True)
             except SwarmError as exc:
                 live.update(Text(printable(str(exc))), refresh=True)
             time.sleep(WATCH_SECONDS)

@@ -53,6 +53,23 @@ def effective(config: Config, origins: Mapping[str, str]) -> str:
     return "\n".join(lines)
 
 
+def as_values(config: Config, origins: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+    """Return the same for programs: by section and key, ``value`` and ``from``; secrets are counted, not shown."""
+    shown: dict[str, dict[str, Any]] = {}
+    for section, knobs in _by_section():
+        for knob in knobs:
+            value = getattr(getattr(config, section), knob.field)
+            told = f"{len(value)} set, not shown" if knob.declared.secret and value else _plain(value)
+            shown.setdefault(section, {})[knob.field] = {"value": told, "from": origins[knob.name]}
+    return shown
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    return value if value is None or isinstance(value, bool | int | float) else str(value)
+
+
 def _by_section() -> Iterator[tuple[str, list[Knob]]]:
     sections: dict[str, list[Knob]] = {}
     for knob in knobs_of(Config).values():
@@ -79,4 +96,4 @@ def _toml(value: Any) -> str:
     if isinstance(value, tuple):
         return "[" + ", ".join(_toml(each) for each in value) + "]"
     # JSON's numbers, booleans and escaped strings are TOML's too.
-    return json.dumps(value if isinstance(value, bool | int | float) else str(value), ensure_ascii=False)
+    return json.dumps(_plain(value), ensure_ascii=False)

@@ -215,14 +215,14 @@ def socket_path(folder: Path) -> str:
     return str(private / f"{name}.sock")
 
 
-def ask(folder: Path, request: AnyRequest) -> dict[str, Any]:
+def ask(folder: Path, request: AnyRequest, seconds: float = ANSWER_SECONDS) -> dict[str, Any]:
     """Ask the node that runs with this state folder, and wait for its answer; for layers as long as they take.
 
     Raises ConfigError when none runs, NodeRefusedError with what the node says when it refuses, SwarmError otherwise.
     """
     try:
-        seconds = None if isinstance(request, SetLayers) else ANSWER_SECONDS
-        answered = _exchange(socket_path(folder), msgspec.json.encode(request) + b"\n", seconds)
+        patience = None if isinstance(request, SetLayers) else seconds
+        answered = _exchange(socket_path(folder), msgspec.json.encode(request) + b"\n", patience)
     except (FileNotFoundError, ConnectionRefusedError):
         raise ConfigError(
             f"no node runs with the state folder {folder}; start one with `python -m swarm join`, or name its "

@@ -2,74 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe
-from playwright.sync_api import Browser, BrowserContext, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, expect
 
+from tests.support.browser import DESK, LOOKS, SHOTS, Watched, ask, set_temperature
 from tests.support.swarm_process import SwarmProcesses, swarm_of, wait_for
 
 KEY = "a-key-for-the-page"
-SHOTS = Path(os.environ["SWARM_SCREENSHOTS"])
-CHROMIUM_OPTIONS = [
-    "--no-sandbox",  # Chromium's own sandbox refuses to run as root, as CI does
-    "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-]  # fmt: skip
-DESK = {"width": 1200, "height": 900}
-LOOKS: dict[str, dict[str, Any]] = {
-    "light": {"viewport": DESK},
-    "dark": {"viewport": DESK, "color_scheme": "dark"},
-    "phone": {"viewport": {"width": 390, "height": 844}, "is_mobile": True, "has_touch": True},
-}
-
-
-@dataclass
-class Watched:
-    """A page, and everything it complained of or asked of other servers."""
-
-    page: Page
-    url: str
-    complaints: list[str] = field(default_factory=list)
-    foreign: list[str] = field(default_factory=list)
-
-    def __post_init__(self) -> None:
-        self.page.on("console", self._said)
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("request", self._asked)
-
-    def _said(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(message.text)
-
-    def _asked(self, request: Any) -> None:
-        if not request.url.startswith((self.url, "data:")):
-            self.foreign.append(request.url)
-
-    def open(self, part: str = "") -> Page:
-        self.page.goto(f"{self.url}/{part}")
-        expect(self.page.locator("#connection")).to_have_text("Live", timeout=20_000)
-        return self.page
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(
-            executable_path=os.environ["SWARM_CHROMIUM"], args=CHROMIUM_OPTIONS
-        )
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[SwarmProcesses]:
-    with swarm_of(["0:12", "12:22", "22:30"], doors=[True, False, False]) as swarm:
+    with swarm_of(["0:10", "10:20", "20:30"], doors=[True, False, False]) as swarm:
         keyed = swarm.add("none", extra=("--api-key-file", _key_file(swarm)))
         swarm.wait_servable([keyed])
         yield swarm
@@ -81,23 +29,11 @@ def _key_file(swarm: SwarmProcesses) -> str:
     return str(path)
 
 
-@pytest.fixture(params=sorted(LOOKS))
-def look(request: pytest.FixtureRequest, browser: Browser) -> Iterator[tuple[str, BrowserContext]]:
-    context = browser.new_context(bypass_csp=False, **LOOKS[request.param])
-    yield request.param, context
-    context.close()
-
-
 @pytest.fixture
 def watched(browser: Browser, swarm: SwarmProcesses) -> Iterator[Watched]:
     context = browser.new_context(viewport=DESK)
     yield Watched(context.new_page(), swarm.nodes[0].url)
     context.close()
-
-
-def ask(page: Page, text: str) -> None:
-    page.fill("#text", text)
-    page.keyboard.press("Enter")
 
 
 def test_both_parts_load_without_complaint_and_nothing_comes_from_elsewhere(
@@ -126,8 +62,10 @@ def test_an_accessibility_audit_finds_nothing(
     context = browser.new_context(bypass_csp=True, **LOOKS[name])
     page = Watched(context.new_page(), swarm.nodes[0].url).open(part)
     if part:
-        ask(page, "Say hello.")
+        set_temperature(page, "0")
+        ask(page, "What is the capital of France?")
         expect(page.locator(".about")).to_be_visible(timeout=60_000)
+        page.screenshot(path=SHOTS / f"chat-{name}.png")
     else:
         expect(page.locator("#nodes tbody tr")).to_have_count(4)
     found = Axe().run(page).response["violations"]
@@ -137,8 +75,7 @@ def test_an_accessibility_audit_finds_nothing(
 
 def test_an_answer_streams_and_says_its_route_and_the_times_of_its_hops(watched: Watched) -> None:
     page = watched.open("#chat")
-    page.locator("summary", has_text="Settings").click()
-    page.fill("#temperature", "0")
+    set_temperature(page, "0")
     other = page.context.new_page()
     other.goto(watched.url)
     page.evaluate(
@@ -158,6 +95,7 @@ def test_an_answer_streams_and_says_its_route_and_the_times_of_its_hops(watched:
     wait_for("text bit by bit", lambda: page.evaluate("window.lengths.size") > 20, seconds=30)
     page.keyboard.press("Escape")
     expect(page.locator(".about")).to_contain_text("stopped")
+    expect(page.locator(".about .hops li")).to_have_text(["node0 0:10", "node1 10:20", "node2 20:30"])
     # Stopped means freed, too.
     expect(other.locator("#answers")).to_contain_text("None at the moment.", timeout=15_000)
     ask(page, "What is the capital of France?")
@@ -166,12 +104,11 @@ def test_an_answer_streams_and_says_its_route_and_the_times_of_its_hops(watched:
     hops = about.locator(".hops li")
     expect(hops).to_have_count(3)
     assert [text.split(" · ")[0].removeprefix("→ ") for text in hops.all_inner_texts()] == [
-        "node0 0:12",
-        "node1 12:22",
-        "node2 22:30",
+        "node0 0:10",
+        "node1 10:20",
+        "node2 20:30",
     ]
     expect(hops.first).to_contain_text("ms")
-    page.screenshot(path=SHOTS / "chat.png")
     assert watched.complaints == []
 
 
@@ -221,8 +158,7 @@ def test_a_door_with_keys_asks_for_one_and_keeps_it_in_the_tab(
 
 def test_a_door_that_fails_says_so_in_the_chat(watched: Watched) -> None:
     page = watched.open("#chat")
-    page.locator("summary", has_text="Settings").click()
-    page.fill("#temperature", "0")
+    set_temperature(page, "0")
     ask(page, "word " * 9000)
     expect(page.locator(".message .problem")).to_contain_text("context", timeout=60_000)
 
@@ -309,10 +245,10 @@ def test_a_killed_node_leaves_the_picture_and_the_mending_command_is_shown(
     expect(page.locator("#network .node")).to_have_count(4)
     swarm.nodes[1].kill()
     expect(page.locator(".hole")).to_have_count(1, timeout=20_000)
-    expect(page.locator("#problems code")).to_contain_text("--layers 12:22")
+    expect(page.locator("#problems pre")).to_contain_text("--layers 10:20")
     expect(page.locator("#network .node")).to_have_count(3, timeout=30_000)
     page.screenshot(path=SHOTS / "hole.png", full_page=True)
     page.click("#to-chat")
-    expect(page.locator("#unservable")).to_contain_text("layers 12:22")
+    expect(page.locator("#unservable")).to_contain_text("--layers 10:20")
     ask(page, "Anyone there?")
-    expect(page.locator(".message .problem")).to_contain_text("12", timeout=30_000)
+    expect(page.locator(".message .problem")).to_contain_text("10", timeout=30_000)

@@ -118,6 +118,45 @@ async def test_doctor_reports_and_its_exit_code_says_whether_something_is_broken
         assert "-> check that the node runs there" in out
 
 
+async def test_a_redacted_report_names_no_machine_person_address_or_folder(tmp_path: Path) -> None:
+    secrets = {
+        "member": "annas-desk", "host": "annas-server.example", "folder": "annas-folder", "home": "annas-home",
+        "password": "annas-password", "address": "203.0.113.77", "path": "annas-path",
+    }  # fmt: skip
+    folder, home = tmp_path / secrets["folder"], tmp_path / secrets["home"]
+    folder.mkdir(mode=0o700)
+    member = {
+        **MEMBER,
+        "name": secrets["member"],
+        "health": "suspect",
+        "addresses": [f"{secrets['address']}:7410"],
+    }
+    state = state_of(member)
+    state["models"][0] |= {"servable": False, "missing": ["0:8"]}
+
+    class Broken(FakeFrontDoor):
+        def state(self, *, detail: bool) -> dict[str, object]:
+            return state
+
+    async def report(api: str, *options: str) -> str:
+        asked = ["--state", str(folder), "--bootstrap", f"{secrets['host']}:1", "--api", api]
+        _, out, err = await swarm(None, "doctor", *asked, *options, SWARM_HOME=str(home))
+        assert err == ""
+        return out
+
+    async with serving(Broken()) as served:
+        plain = await report(str(served.address))
+        safe = await report(str(served.address), "--redact")
+    silent = f"http://anna:{secrets['password']}@127.0.0.1:9/{secrets['path']}"
+    plain += await report(silent)
+    safe += await report(silent, "--redact", "--json")
+    assert [name for name, secret in secrets.items() if secret not in plain] == []
+    assert [name for name, secret in secrets.items() if secret in safe] == []
+    assert "127.0.0.1" not in safe
+    assert str(tmp_path) not in safe
+    assert "can't be served" in safe
+
+
 async def test_bench_measures_answers_as_their_client_sees_them() -> None:
     paced = Seen(script=lambda request: ["a", *([0.02, "b"] * 100)], finish="length")
     asked = ["--streams", "1", "--streams", "3", "--tokens", "6"]

@@ -82,6 +82,7 @@ def serving_demo() -> Iterator[subprocess.Popen[str]]:
     try:
         for line in demo.stdout or ():
             if line.startswith("Serving until Ctrl-C"):
+                assert "In a browser" in line
                 break
         else:
             raise RuntimeError(f"the demo ended with {demo.wait()}")

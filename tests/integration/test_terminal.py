@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -146,6 +147,65 @@ async def test_a_bench_shows_how_far_it_is_and_ends_when_interrupted() -> None:
     assert "Traceback" not in terminal.text
 
 
+def test_what_deletes_is_asked_about_and_an_interrupt_is_no_yes(tmp_path: Path) -> None:
+    folder = tmp_path / "models" / "org" / "model"
+    folder.mkdir(parents=True)
+    home = {"SWARM_HOME": str(tmp_path)}
+    remove = ["models", "remove", "org/model"]
+    for keys, code in (("", 130), ("n" + ENTER, 1), (ENTER, 1)):
+        with swarm_on_a_terminal(*remove, environment=home) as terminal:
+            terminal.wrote(r"Delete org/model, .*\? \[y/N\]")
+            if keys:
+                terminal.type(keys)
+            else:
+                terminal.interrupt()
+            assert terminal.ended() == code
+        assert folder.exists()
+    piped = subprocess.run(
+        [sys.executable, "-m", "swarm", *remove], input="y\n", capture_output=True, text=True, check=False,
+        env=os.environ | home,
+    )  # fmt: skip
+    assert (piped.returncode, folder.exists()) == (2, True)
+    assert "--yes" in piped.stderr
+    with swarm_on_a_terminal(*remove, environment=home) as terminal:
+        terminal.wrote(r"\[y/N\]")
+        terminal.type("y" + ENTER)
+        assert terminal.ended() == 0
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize("no_color", [None, "1"])
+def test_a_doctor_has_colours_unless_they_are_unwanted(tmp_path: Path, no_color: str | None) -> None:
+    asked = ["doctor", "--state", str(tmp_path), "--listen", "127.0.0.1:0", "--api", "127.0.0.1:9"]
+    with swarm_on_a_terminal(*asked, environment={"NO_COLOR": no_color}) as terminal:
+        terminal.wrote("versions: swarm")
+        terminal.ended()
+        shown = terminal.raw[terminal.raw.index("versions: swarm") :]
+        assert ("\x1b[3" in shown) == (no_color is None)
+
+
+@pytest.mark.skipif(shutil.which("bash") is None, reason="there is no bash to complete in")
+def test_bash_completes_commands_and_options() -> None:
+    script = """
+        eval "$(env _SWARM_COMPLETE=source_bash "$SWARM")"
+        complete -p swarm >/dev/null || exit 3
+        swarm() { "$SWARM" "$@"; }
+        COMP_WORDS=(swarm in); COMP_CWORD=1; _swarm_completion swarm; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(swarm join --quan); COMP_CWORD=2; _swarm_completion swarm; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(swarm models ver); COMP_CWORD=2; _swarm_completion swarm; echo "${COMPREPLY[@]}"
+    """
+    program = str(Path(sys.executable).with_name("swarm"))
+    done = subprocess.run(
+        ["bash", "--norc", "-c", script], capture_output=True, text=True, check=False,
+        env=os.environ | {"SWARM": program},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    init, quantize, verify = done.stdout.splitlines()
+    assert set(init.split()) == {"init", "invite"}
+    assert quantize.split() == ["--quantize"]
+    assert verify.split() == ["verify"]
+
+
 @pytest.mark.processes
 @pytest.mark.real_model
 def test_a_node_that_joins_shows_what_it_fetches_answers_and_leaves_at_ctrl_c(
@@ -159,7 +219,8 @@ def test_a_node_that_joins_shows_what_it_fetches_answers_and_leaves_at_ctrl_c(
     home = {"SWARM_HOME": str(tmp_path / "home"), "HF_HOME": str(tmp_path / "hub"), "HF_HUB_OFFLINE": "1"}
     own = {"SWARM_KEY": three_nodes.key, "OMP_NUM_THREADS": "1"}
     with swarm_on_a_terminal(*join, environment=home | own) as node:
-        node.wrote("API: http://")
+        node.wrote("Starting")
+        node.wrote(rf"API: http://{door}/v1\nIn a browser: http://{door}/")
         with swarm_on_a_terminal("chat", "--api", door, "--temperature", "0", columns=200) as chat:
             chat.shows("^>$")
             chat.type("What is the capital of France?" + ENTER)

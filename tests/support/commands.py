@@ -66,9 +66,9 @@ def check_swarm(arguments: Sequence[str], *, whole: bool = True) -> None:
         name, *rest = rest
         assert name in command.commands, f"there is no command {name} in: {' '.join(arguments)}"
         command = command.commands[name]
-    if name == "config":
-        name, command = "join", _ENTRY.commands["join"]
     known = {"--help", "--version", "--install-completion", "-"}
+    if name == "config":
+        name, command, rest = "join", _ENTRY.commands["join"], [word for word in rest if word != "--json"]
     known.update(option for each in command.params for option in (*each.opts, *each.secondary_opts))
     asked = [word.partition("=")[0] for word in rest if word.startswith("-")]
     assert set(asked) <= known, f"{name} has no {set(asked) - known}"

@@ -1,7 +1,7 @@
 // Starts the page: which part is shown, the stream of states, and what the person is told about the connection.
 
 import * as chat from "./chat.js";
-import { byId } from "./dom.js";
+import { byId, startCopying } from "./dom.js";
 import { call, events, key } from "./server.js";
 import { render } from "./swarm.js";
 
@@ -19,8 +19,13 @@ function route() {
 
 const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds * 1000));
 
+/** What is shown is of now, or plainly not: an old picture that looks live would mislead. */
+function tell(text, live) {
+  byId("connection").textContent = text;
+  document.body.classList.toggle("stale", !live);
+}
+
 async function follow() {
-  const told = byId("connection");
   for (let failures = 0; ; failures++) {
     try {
       const answer = await call("swarm/events");
@@ -28,15 +33,15 @@ async function follow() {
       for await (const event of events(answer)) {
         if (event.event !== "state") continue;
         failures = 0;
-        told.textContent = "Live";
         const state = JSON.parse(event.data);
         render(state);
         chat.know(state);
+        tell("Live", true);
       }
     } catch (error) {
       console.info("swarm: the stream of states ended:", error.message);
     }
-    told.textContent = "This node does not answer; trying again …";
+    tell("This node does not answer; trying again …", false);
     await pause(Math.min(10, 0.5 * 2 ** failures));
   }
 }
@@ -45,5 +50,6 @@ window.addEventListener("hashchange", route);
 byId("forget-key").hidden = !key();
 byId("forget-key").addEventListener("click", () => { sessionStorage.clear(); location.reload(); });
 route();
+startCopying();
 chat.start();
 follow();

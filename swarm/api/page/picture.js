@@ -11,14 +11,18 @@ const tone = (member) => member.health === "dead" || member.health === "suspect"
 export const short = (name, most = 14) => name.length > most ? `${name.slice(0, most - 1)}…` : name;
 export const label = (member) => member.name || member.node.slice(0, 8);
 
+/** Spans that a member is about to hold: [{model, layers}]. */
+export const intended = (member) => (member.intended ?? []).filter((one) => !member.spans.some((held) => held.model === one.model && held.layers === one.layers));
+
 /** Rows of spans over one model's layers, `width` pixels wide; what nobody holds is red; hops of running answers are framed. */
 export function layerLine(model, members, sessions, width) {
   const rows = [];
   for (const member of members) {
     const spans = member.spans.filter((held) => held.model === model.name && held.digest === model.digest);
-    if (spans.length) rows.push({ member, spans });
+    const coming = intended(member).filter((one) => one.model === model.name);
+    if (spans.length || coming.length) rows.push({ member, spans, coming });
   }
-  const first = (row) => Math.min(...row.spans.map((held) => span(held.layers)[0]));
+  const first = (row) => Math.min(...[...row.spans, ...row.coming].map((held) => span(held.layers)[0]));
   rows.sort((a, b) => first(a) - first(b) || label(a.member).localeCompare(label(b.member)));
   const holes = model.missing.map(span);
   const x = (layer) => LEFT + (width - LEFT - 10) * layer / model.layers;
@@ -31,7 +35,12 @@ export function layerLine(model, members, sessions, width) {
       svg("text", { class: "quiet", x: x(layer), y: 12, "text-anchor": "middle" }, layer));
   }
   let y = ROW;
-  for (const { member, spans } of rows) {
+  for (const { member, spans, coming } of rows) {
+    for (const { layers } of coming) {
+      const [from, to] = span(layers);
+      parts.push(svg("g", null, svg("title", null, `${label(member)} is loading ${layersOf(layers)}`),
+        svg("rect", { class: "bar coming", x: x(from) + 1, y, width: Math.max(3, x(to) - x(from) - 2), height: BAR, rx: 3 })));
+    }
     parts.push(svg("text", { x: 0, y: y + 12 }, svg("title", null, `${label(member)} (${member.node})`), short(label(member))));
     for (const held of spans) {
       const [from, to] = span(held.layers);
@@ -54,7 +63,7 @@ export function layerLine(model, members, sessions, width) {
   }
   if (holes.length) parts.push(svg("text", { class: "hole-label", x: 0, y: y + 12 }, "missing"));
   const said = holes.length ? `Nobody holds ${model.missing.map(layersOf).join(", ")}.` : "Every layer is held.";
-  const who = rows.map(({ member, spans }) => `${label(member)}: ${spans.map((s) => layersOf(s.layers)).join(", ")}`).join("; ");
+  const who = rows.map(({ member, spans, coming }) => `${label(member)}: ${[...spans.map((s) => layersOf(s.layers)), ...coming.map((c) => `loading ${layersOf(c.layers)}`)].join(", ")}`).join("; ");
   return svg("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": `Layers of ${model.name}. ${said} ${who}` }, ...parts);
 }
 
@@ -64,23 +73,57 @@ function within(routeKey, node, layers) {
   return other === node && a >= from && b <= to;
 }
 
-const MOST_NODES = 32;
+export const MOST_NODES = 32;
+const ROOMY = 12;  // so many labels of two lines fit around a circle; more are written along its rays
 
 /** Nodes on a circle, links with round-trip times, the routes of running answers on top. */
 export function network(state) {
   const members = state.members.filter((m) => m.health !== "dead" && m.health !== "left").slice(0, MOST_NODES);
-  const size = 400, middle = size / 2, radius = members.length > 1 ? middle - 62 : 0;
+  const roomy = members.length <= ROOMY;
+  const radius = members.length > 1 ? (roomy ? 110 : 150) : 0;
   const places = new Map(members.map((member, index) => {
     const angle = 2 * Math.PI * index / members.length - Math.PI / 2;
-    return [member.node, { x: middle + radius * Math.cos(angle), y: middle + radius * Math.sin(angle), angle }];
+    return [member.node, { x: radius * Math.cos(angle), y: radius * Math.sin(angle), angle }];
   }));
-  const links = new Map();
+  const parts = [...links(state, members, places), ...routes(state, places)];
+  for (const member of members) {
+    const place = places.get(member.node);
+    const classes = ["node", member.node === state.node ? "own" : "", tone(member), member.spans.length ? "" : "empty"].join(" ").trim();
+    parts.push(svg("g", { class: classes },
+      svg("title", null, `${label(member)} (${member.node}): ${condition(member)}`),
+      svg("circle", { cx: place.x, cy: place.y, r: roomy ? 11 : 8 }),
+      ...(roomy ? beside(member, place) : along(member, place))));
+  }
+  const reach = { x: radius + (roomy ? 125 : 120), y: radius + (roomy ? 50 : 120) };
+  const said = `${members.length} nodes: ${members.map((m) => `${label(m)} ${condition(m)}`).join(", ")}`;
+  return svg("svg", { viewBox: `${-reach.x} ${-reach.y} ${2 * reach.x} ${2 * reach.y}`, role: "img", "aria-label": said }, ...parts);
+}
+
+/** A name and layers on the side of a node that no link comes from. */
+function beside(member, { x, y, angle }) {
+  const across = Math.abs(Math.cos(angle)) > 0.4 && x !== 0;
+  const anchor = !across ? "middle" : x > 0 ? "start" : "end";
+  const at = across ? x + Math.sign(x) * 19 : x;
+  const top = across ? y - 1 : y < 0 ? y - 33 : y + 28;
+  return [svg("text", { x: at, y: top, "text-anchor": anchor }, short(label(member))),
+    svg("text", { class: "quiet", x: at, y: top + 15, "text-anchor": anchor }, short(member.spans.map((s) => s.layers).join(" ") || "no layers", 16))];
+}
+
+/** A name that leads away from the circle. */
+function along(member, { x, y, angle }) {
+  const left = Math.cos(angle) < -1e-9;
+  const turned = angle * 180 / Math.PI + (left ? 180 : 0);
+  return [svg("text", { x: left ? -14 : 14, y: 4, "text-anchor": left ? "end" : "start", transform: `translate(${x} ${y}) rotate(${turned})` }, short(label(member), 12))];
+}
+
+function links(state, members, places) {
+  const known = new Map();
   const link = (a, b, rtt, broken) => {
     if (a === b || !places.has(a) || !places.has(b)) return;
     const name = a < b ? `${a} ${b}` : `${b} ${a}`;
-    const known = links.get(name);
+    const before = known.get(name);
     const gone = members.some((m) => (m.node === a || m.node === b) && m.health !== "alive");
-    links.set(name, { a, b, rtt: rtt ?? known?.rtt, broken: broken || gone || known?.broken });
+    known.set(name, { a, b, rtt: rtt ?? before?.rtt, broken: broken || gone || before?.broken });
   };
   for (const member of members) {
     if (member.rtt_ms !== null && member.rtt_ms !== undefined) link(state.node, member.node, member.rtt_ms, false);
@@ -89,16 +132,21 @@ export function network(state) {
       if (found) link(member.node, found.node, other.rtt_ms, other.unreachable);
     }
   }
-  const parts = [];
-  for (const { a, b, rtt, broken } of links.values()) {
+  const lines = [], words = [];
+  for (const { a, b, rtt, broken } of known.values()) {
     const from = places.get(a), to = places.get(b);
-    parts.push(svg("line", { class: broken ? "link broken" : "link", x1: from.x, y1: from.y, x2: to.x, y2: to.y }));
-    if (links.size <= 28 && (broken || rtt !== undefined)) {
+    lines.push(svg("line", { class: broken ? "link broken" : "link", x1: from.x, y1: from.y, x2: to.x, y2: to.y }));
+    if (known.size <= 28 && (broken || rtt !== undefined)) {
       // Off the middle, or the labels of all diameters would lie on each other.
       const at = 0.38;
-      parts.push(svg("text", { class: "quiet rtt", x: from.x + (to.x - from.x) * at, y: from.y + (to.y - from.y) * at, "text-anchor": "middle" }, broken ? "cut" : `${rtt.toFixed(rtt < 10 ? 1 : 0)} ms`));
+      words.push(svg("text", { class: "quiet rtt", x: from.x + (to.x - from.x) * at, y: from.y + (to.y - from.y) * at + 4, "text-anchor": "middle" }, broken ? "cut" : `${rtt.toFixed(rtt < 10 ? 1 : 0)} ms`));
     }
   }
+  return [...lines, ...words];
+}
+
+function routes(state, places) {
+  const parts = [];
   for (const session of state.sessions) {
     const stops = [state.node, ...session.route.map((hop) => hop.node), state.node].filter((node) => places.has(node));
     for (let i = 1; i < stops.length; i++) {
@@ -109,18 +157,5 @@ export function network(state) {
       parts.push(svg("path", { class: "route-segment", d: `M${from.x} ${from.y} Q${bend.x} ${bend.y} ${to.x} ${to.y}` }));
     }
   }
-  for (const member of members) {
-    const { x, y, angle } = places.get(member.node);
-    const classes = ["node", member.node === state.node ? "own" : "", tone(member), member.spans.length ? "" : "empty"].join(" ").trim();
-    const below = Math.sin(angle) > -0.3 || members.length === 1;
-    parts.push(svg("g", { class: classes },
-      svg("title", null, `${label(member)} (${member.node}): ${condition(member)}`),
-      svg("circle", { cx: x, cy: y, r: 11 }),
-      svg("text", { x, y: y + (below ? 27 : -31), "text-anchor": "middle" }, short(label(member))),
-      svg("text", { class: "quiet", x, y: y + (below ? 41 : -17), "text-anchor": "middle" }, short(member.spans.map((s) => s.layers).join(" ") || "no layers", 18))));
-  }
-  const ys = [...places.values()].map((place) => place.y);
-  const top = Math.min(...ys) - 46, height = Math.max(...ys) + 50 - top;
-  const said = `${members.length} nodes: ${members.map((m) => `${label(m)} ${condition(m)}`).join(", ")}`;
-  return svg("svg", { viewBox: `0 ${top} ${size} ${height}`, role: "img", "aria-label": said }, ...parts);
+  return parts;
 }

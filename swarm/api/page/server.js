@@ -7,6 +7,8 @@ const base = new URL(".", location.href);
 
 export const key = () => sessionStorage.getItem(KEY);
 
+const SILENCE_MS = 30_000;  // the server writes a comment every few seconds: what is silent for longer is gone
+
 let asking = null;
 
 /** Ask the person for a key; all who wait for one share the dialog. */
@@ -33,18 +35,27 @@ export async function call(path, options = {}) {
   for (;;) {
     const used = key();
     const headers = { ...(options.body ? { "Content-Type": "application/json" } : {}), ...(used ? { Authorization: `Bearer ${used}` } : {}) };
-    const answer = await fetch(new URL(path, base), { ...options, headers, cache: "no-store" });
+    const answer = await reach(new URL(path, base), { ...options, headers, cache: "no-store" });
     const noKey = answer.status === 400 && (await answer.clone().json().catch(() => null))?.error?.code === "missing_api_key";
     if (answer.status !== 401 && !noKey) return answer;
     if (used === key()) await askForKey(answer.status === 401);
   }
 }
 
-export async function json(path) {
-  const answer = await call(path);
-  const body = await answer.json();
-  if (!answer.ok) throw new Error(body.error?.message ?? `The server answered ${answer.status}.`);
-  return body;
+/** fetch()'s own words for a server that is gone differ from browser to browser and help nobody. */
+async function reach(url, options) {
+  try {
+    return await fetch(url, options);
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Error("This node does not answer. Does it still run?");
+  }
+}
+
+function within(promise, milliseconds) {
+  let timer;
+  const late = new Promise((_, reject) => { timer = setTimeout(() => reject(new Error("the server went silent")), milliseconds); });
+  return Promise.race([promise, late]).finally(() => clearTimeout(timer));
 }
 
 /** Yield {event, data} of a server-sent event stream. */
@@ -53,7 +64,7 @@ export async function* events(answer) {
   let rest = "";
   try {
     for (;;) {
-      const { value, done } = await reader.read();
+      const { value, done } = await within(reader.read(), SILENCE_MS);
       if (done) return;
       rest += value;
       let end;

@@ -14,11 +14,11 @@ def top(state: options.State = None) -> None:
 
     Opens, moves and closes the front door, changes API keys, and changes which layers are held. Keys are shown at
     the bottom; ? explains them.
+
+    Example: `swarm top`
     """
     if importlib.util.find_spec("textual") is None:
-        raise ConfigError(
-            "`swarm top` needs Textual: pip install 'textual>=8,<9', or 'swarm-inference[tui]' as a whole"
-        )
+        raise ConfigError("`swarm top` needs Textual: pip install 'textual>=8,<9', or '.[tui]' in a clone")
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise ConfigError(
             "`swarm top` needs a terminal; for scripts there are `swarm status`, `layers` and `door`"

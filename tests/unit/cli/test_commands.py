@@ -84,6 +84,16 @@ def test_config_shows_no_secret(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -
     assert "hunter2" not in ended.out + ended.err
 
 
+def test_config_as_json_says_the_same_and_no_secret(swarm: Swarm, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SWARM_API_KEYS", "hunter2")
+    ended = swarm("config", "--json", "--threads", "5", "--bootstrap", "a:1")
+    found = json.loads(ended.out)
+    assert found["engine"]["threads"] == {"value": 5, "from": "--threads"}
+    assert found["node"]["bootstrap"] == {"value": ["a:1"], "from": "--bootstrap"}
+    assert found["api"]["keys"]["value"] == "1 set, not shown"
+    assert "hunter2" not in ended.out
+
+
 @pytest.mark.parametrize("command", ["join", "config"])
 def test_a_wrong_setting_ends_with_one_line_and_exit_code_2(swarm: Swarm, command: str) -> None:
     ended = swarm(command, "--layers", "fifteen")
@@ -114,6 +124,12 @@ def test_init_makes_the_secret_once_and_prints_its_path_only(swarm: Swarm, tmp_p
     assert kept.out.startswith("There is a swarm secret already")
     assert len(secret) == 64
     assert secret not in made.out + made.err + kept.out + kept.err
+
+
+def test_init_as_json_names_the_file_and_whether_it_is_new(swarm: Swarm, tmp_path: Path) -> None:
+    told = [json.loads(swarm("init", "--state", str(tmp_path / "state"), "--json").out) for _ in range(2)]
+    secret = str(tmp_path / "state" / "swarm.key")
+    assert told == [{"secret": secret, "made": True}, {"secret": secret, "made": False}]
 
 
 def test_models_says_where_it_looked_when_there_are_none(

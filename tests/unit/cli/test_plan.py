@@ -70,7 +70,7 @@ def test_described_machines_are_planned_without_a_swarm(tmp_path):
 
 def test_a_running_swarms_state_is_planned(monkeypatch):
     seen = state(member(NODE, "0:2"), member(OTHER, "2:4", rtt_ms=3.0))
-    monkeypatch.setattr(plan_module.Door, "get", lambda self, path: seen)
+    monkeypatch.setattr(plan_module, "viewpoint", lambda api, key_file: lambda: seen)
     found = run("org/m", "--json")
     assert found.exit_code == 0, found.output
     values = json.loads(found.stdout)
@@ -87,7 +87,7 @@ def test_members_that_are_not_routable_do_not_count():
 
 
 def test_a_model_that_the_swarm_does_not_serve_is_an_error(monkeypatch):
-    monkeypatch.setattr(plan_module.Door, "get", lambda self, path: state(member(NODE, "0:2")))
+    monkeypatch.setattr(plan_module, "viewpoint", lambda api, key_file: lambda: state(member(NODE, "0:2")))
     found = run("org/other")
     assert found.exit_code != 0
     assert "org/m" in str(found.exception)
