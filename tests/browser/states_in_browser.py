@@ -30,12 +30,17 @@ class Door(FakeFrontDoor):
         super().__init__()
         self.said = state_of(member(0, spans=["0:8"]))
         self.on_its_way = 0
+        self._over = asyncio.Event()
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread = threading.Thread(target=self._serve, daemon=True)
         self._thread.start()
         self._stack = AsyncExitStack()
         self.port = 0
         self.open_door()
+
+    def _serve(self) -> None:
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:  # it ends what is left on the loop, too
+            runner.run(self._over.wait())
 
     def open_door(self) -> None:
         from swarm.types import Address
@@ -50,7 +55,7 @@ class Door(FakeFrontDoor):
 
     def end(self) -> None:
         self.close_door()
-        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._loop.call_soon_threadsafe(self._over.set)
         self._thread.join()
 
     @property
@@ -147,6 +152,14 @@ def test_no_name_in_the_picture_lies_on_another(door: Door, watched: Watched, co
     expect(page.locator("#network .node")).to_have_count(drawn)
     assert page.evaluate(OVERLAPS) == [0, 0]
     page.screenshot(path=SHOTS / f"nodes-{count}.png", full_page=count < 32)
+
+
+def test_many_who_hold_the_same_share_a_row(door: Door, watched: Watched) -> None:
+    halves = [["0:4"], ["4:8"]]
+    door.said = state_of(*(member(number, spans=halves[number % 2]) for number in range(40)))
+    page = watched.open()
+    expect(page.locator(".model .bar")).to_have_count(2)
+    expect(page.locator(".model svg > text", has_text="20 nodes")).to_have_count(2)
 
 
 def test_long_names_and_holes_fit_a_phone(door: Door, look: tuple[str, BrowserContext]) -> None:

@@ -22,7 +22,7 @@ const pause = (seconds) => new Promise((resolve) => setTimeout(resolve, seconds 
 /** What is shown is of now, or plainly not: an old picture that looks live would mislead. */
 function tell(text, live) {
   byId("connection").textContent = text;
-  document.body.classList.toggle("stale", !live);
+  document.body.className = live ? "live" : "stale";
 }
 
 async function follow() {

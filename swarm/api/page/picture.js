@@ -3,6 +3,7 @@
 import { layersOf, span, svg } from "./dom.js";
 
 const LEFT = 104, ROW = 24, BAR = 16;
+const MOST_ROWS = 16;  // of a model that more nodes hold, those that hold the same share a row
 
 export const usable = (member) => member.health === "alive" && member.routable;
 export const condition = (member) =>
@@ -14,6 +15,17 @@ export const label = (member) => member.name || member.node.slice(0, 8);
 /** Spans that a member is about to hold: [{model, layers}]. */
 export const intended = (member) => (member.intended ?? []).filter((one) => !member.spans.some((held) => held.model === one.model && held.layers === one.layers));
 
+/** One row for all who hold the same, where a row for each would be too many: [{members, spans, coming}]. */
+function gathered(rows) {
+  if (rows.length <= MOST_ROWS) return rows.map(({ member, ...row }) => ({ members: [member], ...row }));
+  const groups = new Map();
+  for (const { member, ...row } of rows) {
+    const same = JSON.stringify([usable(member), row.spans.map((s) => s.layers), row.coming.map((s) => s.layers)]);
+    groups.get(same)?.members.push(member) ?? groups.set(same, { members: [member], ...row });
+  }
+  return [...groups.values()];
+}
+
 /** Rows of spans over one model's layers, `width` pixels wide; what nobody holds is red; hops of running answers are framed. */
 export function layerLine(model, members, sessions, width) {
   const rows = [];
@@ -24,9 +36,10 @@ export function layerLine(model, members, sessions, width) {
   }
   const first = (row) => Math.min(...[...row.spans, ...row.coming].map((held) => span(held.layers)[0]));
   rows.sort((a, b) => first(a) - first(b) || label(a.member).localeCompare(label(b.member)));
+  const lines = gathered(rows);
   const holes = model.missing.map(span);
   const x = (layer) => LEFT + (width - LEFT - 10) * layer / model.layers;
-  const height = (rows.length + 1) * ROW + (holes.length ? ROW : 0) + 6;
+  const height = (lines.length + 1) * ROW + (holes.length ? ROW : 0) + 6;
   const running = new Set(sessions.filter((s) => s.model === model.name).flatMap((s) => s.route.map((hop) => `${hop.node} ${hop.layers}`)));
   const parts = [];
   const step = Math.max(1, Math.ceil(model.layers / (width > 480 ? 12 : 5)));
@@ -35,22 +48,20 @@ export function layerLine(model, members, sessions, width) {
       svg("text", { class: "quiet", x: x(layer), y: 12, "text-anchor": "middle" }, layer));
   }
   let y = ROW;
-  for (const { member, spans, coming } of rows) {
-    for (const { layers } of coming) {
-      const [from, to] = span(layers);
-      parts.push(svg("g", null, svg("title", null, `${label(member)} is loading ${layersOf(layers)}`),
-        svg("rect", { class: "bar coming", x: x(from) + 1, y, width: Math.max(3, x(to) - x(from) - 2), height: BAR, rx: 3 })));
-    }
-    parts.push(svg("text", { x: 0, y: y + 12 }, svg("title", null, `${label(member)} (${member.node})`), short(label(member))));
-    for (const held of spans) {
-      const [from, to] = span(held.layers);
-      const length = Math.max(3, x(to) - x(from) - 2);
-      const state = member.load?.sessions ? "busy" : "";
-      parts.push(svg("g", null,
-        svg("title", null, `${label(member)}: ${layersOf(held.layers)} of ${held.of} in ${held.dtype}, ${condition(member)}`),
-        svg("rect", { class: `bar ${usable(member) ? state : "leaving"}`, x: x(from) + 1, y, width: length, height: BAR, rx: 3 }),
-        running.has(`${member.node} ${held.layers}`) || [...running].some((r) => within(r, member.node, held.layers))
-          ? svg("rect", { class: "route-bar", x: x(from) + 1, y, width: length, height: BAR, rx: 3 }) : null));
+  const bar = (layers, kind, title) => {
+    const [from, to] = span(layers);
+    return svg("g", null, title ? svg("title", null, title) : "",
+      svg("rect", { class: kind, x: x(from) + 1, y, width: Math.max(3, x(to) - x(from) - 2), height: BAR, rx: 3 }));
+  };
+  for (const { members: held, spans, coming } of lines) {
+    const who = held.map(label).join(", "), works = usable(held[0]);
+    const name = held.length === 1 ? short(label(held[0])) : `${held.length} nodes`;
+    parts.push(svg("text", { x: 0, y: y + 12 }, svg("title", null, who), name));
+    for (const { layers } of coming) parts.push(bar(layers, "bar coming", `${who}: loading ${layersOf(layers)}`));
+    for (const { layers, of, dtype } of spans) {
+      const busy = held.some((member) => member.load?.sessions);
+      parts.push(bar(layers, works ? `bar ${busy ? "busy" : ""}` : "bar leaving", `${who}: ${layersOf(layers)} of ${of} in ${dtype}, ${condition(held[0])}`));
+      if (held.some((member) => [...running].some((hop) => within(hop, member.node, layers)))) parts.push(bar(layers, "route-bar", ""));
     }
     y += ROW;
   }
@@ -82,10 +93,11 @@ export function network(state) {
   const roomy = members.length <= ROOMY;
   const radius = members.length > 1 ? (roomy ? 110 : 150) : 0;
   const places = new Map(members.map((member, index) => {
-    const angle = 2 * Math.PI * index / members.length - Math.PI / 2;
+    const angle = 2 * Math.PI * index / members.length + (members.length === 2 ? Math.PI : -Math.PI / 2);  // two lie side by side
     return [member.node, { x: radius * Math.cos(angle), y: radius * Math.sin(angle), angle }];
   }));
-  const parts = [...links(state, members, places), ...routes(state, places)];
+  const { lines, words } = links(state, members, places);
+  const parts = [...lines, ...routes(state, places), ...words];
   for (const member of members) {
     const place = places.get(member.node);
     const classes = ["node", member.node === state.node ? "own" : "", tone(member), member.spans.length ? "" : "empty"].join(" ").trim();
@@ -94,9 +106,10 @@ export function network(state) {
       svg("circle", { cx: place.x, cy: place.y, r: roomy ? 11 : 8 }),
       ...(roomy ? beside(member, place) : along(member, place))));
   }
-  const reach = { x: radius + (roomy ? 125 : 120), y: radius + (roomy ? 50 : 120) };
+  const ys = [...places.values()].map((place) => place.y), room = roomy ? 50 : 120;
+  const side = Math.max(radius, 110) + (roomy ? 125 : 120), top = Math.min(...ys) - room;
   const said = `${members.length} nodes: ${members.map((m) => `${label(m)} ${condition(m)}`).join(", ")}`;
-  return svg("svg", { viewBox: `${-reach.x} ${-reach.y} ${2 * reach.x} ${2 * reach.y}`, role: "img", "aria-label": said }, ...parts);
+  return svg("svg", { viewBox: `${-side} ${top} ${2 * side} ${Math.max(...ys) + room - top}`, role: "img", "aria-label": said }, ...parts);
 }
 
 /** A name and layers on the side of a node that no link comes from. */
@@ -137,12 +150,12 @@ function links(state, members, places) {
     const from = places.get(a), to = places.get(b);
     lines.push(svg("line", { class: broken ? "link broken" : "link", x1: from.x, y1: from.y, x2: to.x, y2: to.y }));
     if (known.size <= 28 && (broken || rtt !== undefined)) {
-      // Off the middle, or the labels of all diameters would lie on each other.
-      const at = 0.38;
+      // Off the middle, or the labels of all diameters would lie on each other; away from the node that has the most of them.
+      const at = a === state.node ? 0.66 : b === state.node ? 0.34 : 0.38;
       words.push(svg("text", { class: "quiet rtt", x: from.x + (to.x - from.x) * at, y: from.y + (to.y - from.y) * at + 4, "text-anchor": "middle" }, broken ? "cut" : `${rtt.toFixed(rtt < 10 ? 1 : 0)} ms`));
     }
   }
-  return [...lines, ...words];
+  return { lines, words };
 }
 
 function routes(state, places) {

@@ -82,7 +82,7 @@ function answer(session) {
     el("ol", { class: "hops" }, ...hops));
 }
 
-const memory = (used, allowed) => used === undefined ? "" : allowed ? `${bytes(used)} of ${bytes(allowed)}` : bytes(used);
+const memory = (used, allowed) => !used ? "" : allowed ? `${bytes(used)} of ${bytes(allowed)}` : bytes(used);
 
 function row(member, state) {
   const load = member.load ?? {};
