@@ -39,9 +39,8 @@ class Door(FakeFrontDoor):
         self.open_door()
 
     def _serve(self) -> None:
-        with asyncio.Runner(
-            loop_factory=lambda: self._loop
-        ) as runner:  # it ends what is left on the loop, too
+        # A runner ends what is left on its loop, too.
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(self._over.wait())
 
     def open_door(self) -> None:

@@ -189,10 +189,9 @@ def test_bash_completes_commands_and_options() -> None:
     script = """
         eval "$(env _SWARM_COMPLETE=source_bash "$SWARM")"
         complete -p swarm >/dev/null || exit 3
-        swarm() { "$SWARM" "$@"; }
-        COMP_WORDS=(swarm in); COMP_CWORD=1; _swarm_completion swarm; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(swarm join --quan); COMP_CWORD=2; _swarm_completion swarm; echo "${COMPREPLY[@]}"
-        COMP_WORDS=(swarm models ver); COMP_CWORD=2; _swarm_completion swarm; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(swarm in); COMP_CWORD=1; _swarm_completion "$SWARM"; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(swarm join --quan); COMP_CWORD=2; _swarm_completion "$SWARM"; echo "${COMPREPLY[@]}"
+        COMP_WORDS=(swarm models ver); COMP_CWORD=2; _swarm_completion "$SWARM"; echo "${COMPREPLY[@]}"
     """
     program = str(Path(sys.executable).with_name("swarm"))
     done = subprocess.run(
