@@ -260,7 +260,10 @@ class Hosting:
         finally:
             self._doing.pop(local.id, None)
         if cut_off:
-            self._announce(f"{cut_off} answers still used {span.described()}; they go on elsewhere.")
+            answers = "answer" if cut_off == 1 else "answers"
+            self._announce(
+                f"{span.described()} were still used by {cut_off} {answers}, which {'goes' if cut_off == 1 else 'go'} on elsewhere."
+            )
         await self._engine.unload_span(local.id, span)
         self._speeds.pop((local.id, span), None)
         self._room.release(local.id, span)

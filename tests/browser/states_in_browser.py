@@ -78,7 +78,7 @@ class Door(FakeFrontDoor):
 
 def member(number: int, *, spans: list[str] = [], name: str = "", **changes: Any) -> dict[str, Any]:  # noqa: B006
     return {
-        "node": f"{number:08d}{'a' * 24}", "name": name or f"machine-{number}", "state": "ready", "health": "alive",
+        "node": f"{number:04d}" * 2 + "a" * 24, "name": name or f"machine-{number}", "state": "ready", "health": "alive",
         "routable": True, "memory_bytes": 2048 * MIB, "intended": [], "addresses": [f"192.168.1.{number}:7410"],
         "rtt_ms": 0.5 + number if number else None, "links": [],
         "load": {"sessions": 0, "queued_rows": 0, "rows_per_second": 0.0, "rss_bytes": 900 * MIB, "spans": []},
@@ -153,6 +153,14 @@ def test_no_name_in_the_picture_lies_on_another(door: Door, watched: Watched, co
     expect(page.locator("#network .node")).to_have_count(drawn)
     assert page.evaluate(OVERLAPS) == [0, 0]
     page.screenshot(path=SHOTS / f"nodes-{count}.png", full_page=count < 32)
+
+
+def test_nodes_of_one_name_are_told_apart(door: Door, watched: Watched) -> None:
+    door.said = state_of(member(0, spans=["0:4"], name="vm"), member(1, spans=["4:8"], name="vm"), member(2))
+    page = watched.open()
+    names = page.locator("#network .node text:first-of-type")
+    expect(names).to_have_text(["vm 0000", "vm 0001", "machine-2"])
+    expect(page.locator("#nodes tbody th").first).to_contain_text("vm 00000000, this node")
 
 
 def test_many_who_hold_the_same_share_a_row(door: Door, watched: Watched) -> None:

@@ -10,7 +10,14 @@ export const condition = (member) =>
   member.health !== "alive" ? member.health : member.routable ? member.state : `${member.state}, not used`;
 const tone = (member) => member.health === "dead" || member.health === "suspect" ? "bad" : member.state === "draining" || !usable(member) ? "warm" : "";
 export const short = (name, most = 14) => name.length > most ? `${name.slice(0, most - 1)}…` : name;
-export const label = (member) => member.name || member.node.slice(0, 8);
+export const label = (member) => member.shown ?? (member.name || member.node.slice(0, 8));
+
+/** Tell those apart who have one name: two nodes of one machine, or two of the same kind. */
+export function tellApart(members) {
+  const times = new Map();
+  for (const { name } of members) times.set(name, (times.get(name) ?? 0) + 1);
+  for (const member of members) if (member.name && times.get(member.name) > 1) member.shown = `${short(member.name, 9)} ${member.node.slice(0, 4)}`;
+}
 
 /** Spans that a member is about to hold: [{model, layers}]. */
 export const intended = (member) => (member.intended ?? []).filter((one) => !member.spans.some((held) => held.model === one.model && held.layers === one.layers));

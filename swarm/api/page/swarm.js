@@ -1,11 +1,12 @@
 // The page of the swarm: turns each state into pictures, tables and what to do about what is missing.
 
 import { byId, bytes, copied, el, layersOf, plural, show } from "./dom.js";
-import { condition, intended, label, layerLine, MOST_NODES, network } from "./picture.js";
+import { condition, intended, label, layerLine, MOST_NODES, network, tellApart } from "./picture.js";
 
 const MOST_ROWS = 200;
 
 export function render(state) {
+  tellApart(state.members);
   const alive = state.members.filter((m) => m.health === "alive");
   const missing = state.models.filter((m) => !m.servable);
   show(byId("problems"), ...missing.map((model) => problem(model, state)));
@@ -90,7 +91,7 @@ function row(member, state) {
   const kv = load.spans?.length ? `${Math.min(...load.spans.map((s) => s.free_kv_tokens)).toLocaleString("en")} tokens` : "";
   const held = member.spans.map((s) => `${s.layers} of ${s.of}${state.models.length > 1 ? ` ${s.model}` : ""} ${s.dtype}`).join(", ");
   return el("tr", null,
-    el("th", { scope: "row" }, label(member), " ", el("span", { class: "quiet" }, member.node.slice(0, 8) + (member.node === state.node ? ", this node" : ""))),
+    el("th", { scope: "row" }, member.name || label(member), " ", el("span", { class: "quiet" }, member.node.slice(0, 8) + (member.node === state.node ? ", this node" : ""))),
     el("td", { class: member.health === "alive" ? (member.routable ? "good" : "warm") : "bad" }, condition(member)),
     cell(held || "none"), cell(memory(load.rss_bytes, member.memory_bytes), "number"), cell(kv, "number"), cell(load.sessions, "number"),
     cell(load.queued_rows, "number"), cell(load.rows_per_second?.toFixed(1), "number"),
