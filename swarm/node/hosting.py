@@ -260,10 +260,8 @@ class Hosting:
         finally:
             self._doing.pop(local.id, None)
         if cut_off:
-            answers = "answer" if cut_off == 1 else "answers"
-            self._announce(
-                f"{span.described()} were still used by {cut_off} {answers}, which {'goes' if cut_off == 1 else 'go'} on elsewhere."
-            )
+            who, go = ("One answer", "it goes") if cut_off == 1 else (f"{cut_off} answers", "they go")
+            self._announce(f"{who} still used {span.described()}; {go} on elsewhere.")
         await self._engine.unload_span(local.id, span)
         self._speeds.pop((local.id, span), None)
         self._room.release(local.id, span)

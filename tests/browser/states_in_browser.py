@@ -78,8 +78,8 @@ class Door(FakeFrontDoor):
 
 def member(number: int, *, spans: list[str] = [], name: str = "", **changes: Any) -> dict[str, Any]:  # noqa: B006
     return {
-        "node": f"{number:04d}" * 2 + "a" * 24, "name": name or f"machine-{number}", "state": "ready", "health": "alive",
-        "routable": True, "memory_bytes": 2048 * MIB, "intended": [], "addresses": [f"192.168.1.{number}:7410"],
+        "node": f"{number:04d}" * 2 + "a" * 24, "name": name or f"machine-{number}",
+        "state": "ready", "health": "alive", "routable": True, "memory_bytes": 2048 * MIB, "intended": [], "addresses": [f"192.168.1.{number}:7410"],
         "rtt_ms": 0.5 + number if number else None, "links": [],
         "load": {"sessions": 0, "queued_rows": 0, "rows_per_second": 0.0, "rss_bytes": 900 * MIB, "spans": []},
         "spans": [
@@ -160,7 +160,9 @@ def test_nodes_of_one_name_are_told_apart(door: Door, watched: Watched) -> None:
     page = watched.open()
     names = page.locator("#network .node text:first-of-type")
     expect(names).to_have_text(["vm 0000", "vm 0001", "machine-2"])
-    expect(page.locator("#nodes tbody th").first).to_contain_text("vm 00000000, this node")
+    expect(page.locator("#nodes tbody th")).to_have_text(
+        ["machine-2 00020002", "vm 00000000, this node", "vm 00010001"]
+    )
 
 
 def test_many_who_hold_the_same_share_a_row(door: Door, watched: Watched) -> None:

@@ -114,7 +114,7 @@ export function network(state) {
       ...(roomy ? beside(member, place) : along(member, place))));
   }
   const ys = [...places.values()].map((place) => place.y), room = roomy ? 50 : 120;
-  const side = Math.max(radius, 110) + (roomy ? 125 : 120), top = Math.min(...ys) - room;
+  const side = Math.max(radius, 110) + (roomy ? 140 : 120), top = Math.min(...ys) - room;
   const said = `${members.length} nodes: ${members.map((m) => `${label(m)} ${condition(m)}`).join(", ")}`;
   return svg("svg", { viewBox: `${-side} ${top} ${2 * side} ${Math.max(...ys) + room - top}`, role: "img", "aria-label": said }, ...parts);
 }
