@@ -79,8 +79,8 @@ class Door(FakeFrontDoor):
 def member(number: int, *, spans: list[str] = [], name: str = "", **changes: Any) -> dict[str, Any]:  # noqa: B006
     return {
         "node": f"{number:04d}" * 2 + "a" * 24, "name": name or f"machine-{number}",
-        "state": "ready", "health": "alive", "routable": True, "memory_bytes": 2048 * MIB, "intended": [], "addresses": [f"192.168.1.{number}:7410"],
-        "rtt_ms": 0.5 + number if number else None, "links": [],
+        "state": "ready", "health": "alive", "routable": True, "memory_bytes": 2048 * MIB, "intended": [],
+        "addresses": [f"192.168.1.{number}:7410"], "rtt_ms": 0.5 + number if number else None, "links": [],
         "load": {"sessions": 0, "queued_rows": 0, "rows_per_second": 0.0, "rss_bytes": 900 * MIB, "spans": []},
         "spans": [
             {"model": MODEL, "digest": "0" * 64, "layers": layers, "of": 8, "dtype": "bfloat16"} for layers in spans
