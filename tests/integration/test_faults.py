@@ -33,7 +33,8 @@ Report = Callable[[str, object], None]
 @pytest.fixture(scope="module")
 def swarm() -> Iterator[SwarmProcesses]:
     """A front door without layers, and two holders of each third of the model."""
-    with swarm_of(["none", *SPANS, *SPANS], doors=[True] + [False] * 6) as running:
+    settings = "[api]\nkeepalive_seconds = 1.0\n"
+    with swarm_of(["none", *SPANS, *SPANS], doors=[True] + [False] * 6, settings=settings) as running:
         for span in SPANS:
             wait_for(f"two holders of {span}", lambda span=span: running.holders(running.nodes[0], span) == 2)
         yield running
@@ -170,4 +171,5 @@ async def test_4_without_a_holder_who_waits_goes_on_and_who_cannot_is_told(
         heard = await stream
     report("F4 the stream's pause until a newcomer had loaded (s)", round(heard.pause, 1))
     assert_whole(heard, reference(QUESTION, tokens, ignore_eos=True), tokens)
+    assert heard.keepalives >= 1
     assert "layers 10:30" in newcomer.log

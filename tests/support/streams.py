@@ -28,6 +28,8 @@ class Heard:
     error: dict[str, Any] | None = None
     usage: dict[str, Any] = field(default_factory=dict)
     retry_after: str | None = None
+    keepalives: int = 0
+    """Comment lines, which say that the door still works on it."""
     broken: str = ""
     """What the connection broke with, if it did."""
 
@@ -90,6 +92,7 @@ async def hear(
                 return heard
             on_text(0, heard)
             async for line in answer.aiter_lines():
+                heard.keepalives += line.startswith(":")
                 if line.startswith("data: "):
                     _take(heard, line.removeprefix("data: "), on_text)
     except httpx.HTTPError as exc:

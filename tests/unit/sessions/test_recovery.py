@@ -73,6 +73,34 @@ def test_two_neighbours_lost_at_once_are_filled_through_each_other(world, undist
     assert computed(run, first["a"]) < len(PROMPT) + TOKENS + 8
 
 
+@pytest.mark.parametrize("after", [0.001, 0.012, 0.02, 0.03, 0.05, 0.08])
+@pytest.mark.parametrize("notice", [0.004, None])
+def test_the_replacement_that_fails_too_is_replaced(after, notice, world, undisturbed):
+    """While it is opened, while it is filled, and just after."""
+    run = world(1, {**TWICE, "b3": LayerSpan(2, 4)})
+    lost: list[str] = []
+
+    def kill_again():
+        if run.core.path is None:  # between two paths: as soon as there is the next
+            run.at(run.now + 0.001, kill_again)
+            return
+        lost.append(used(run)["b"])
+        run.kill(lost[-1], notice=notice)
+
+    def kill():
+        lost.append(used(run)["b"])
+        run.kill(lost[0])
+        run.at(run.now + after, kill_again)
+
+    run.ask(PROMPT, TOKENS)
+    run.at(0.9, kill)
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, TOKENS)
+    assert (run.finish, run.violations) == ("length", [])
+    if lost[0] != lost[1]:
+        assert run.core.recoveries >= 2
+
+
 def test_a_lost_hop_with_a_reused_prefix_is_replayed_from_where_the_log_begins(world, undisturbed):
     run = world(3, TWICE)
     for name in ("a2", "b2", "c2"):
