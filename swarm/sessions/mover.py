@@ -40,8 +40,9 @@ class Mover:
         self._hops: set[Hop] = set()
         self._avoid: set[NodeId] = set()
         self._retry_at = 0.0
-        self._slow: NodeId | None = None
-        self._slow_again_at = 0.0
+        self._slow: set[NodeId] = set()
+        """Of ``_nodes``, those that are to be left for being slow only."""
+        self._slow_again_at: dict[NodeId, float] = {}
         self._rounds = 0
         self._reaches: dict[int, Reach] = {}
 
@@ -50,8 +51,7 @@ class Mover:
     def leave_node(self, node: NodeId) -> None:
         """All of a node's hops, now and later: it leaves, or is slow."""
         self._nodes.add(node)
-        if self._slow == node:
-            self._slow = None
+        self._slow.discard(node)
 
     def leave_hop(self, hop: Hop) -> None:
         """One hop; its node may take the answer's layers by another span."""
@@ -67,9 +67,9 @@ class Mover:
 
     def try_to_leave(self, node: NodeId, now: float) -> None:
         """Leave a slow node if there is somewhere to go, else try again after a while."""
-        if now >= self._slow_again_at and node not in self._nodes:
-            self._slow_again_at = now + SLOW_AGAIN_SECONDS
-            self._slow = node
+        if now >= self._slow_again_at.get(node, 0.0) and node not in self._nodes:
+            self._slow_again_at[node] = now + SLOW_AGAIN_SECONDS
+            self._slow.add(node)
             self._nodes.add(node)
 
     def leaves(self, hop: Hop) -> bool:
@@ -220,9 +220,8 @@ class Mover:
     def nowhere(self) -> None:
         """No path was found: what failed before may be tried again, and who is only slow is kept."""
         self._avoid.clear()
-        if self._slow is not None:
-            self._nodes.discard(self._slow)
-            self._slow = None
+        self._nodes -= self._slow
+        self._slow.clear()
 
     @property
     def new_nodes(self) -> frozenset[NodeId]:

@@ -63,7 +63,7 @@ def test_who_got_garbage_is_not_left_for_it(place, world, undisturbed):
 
 
 def test_a_hop_that_accuses_one_neighbour_after_the_other_is_left_itself(world, undisturbed):
-    run = world(4, SPANS)
+    run = world(4, {**SPANS, "a3": SPANS["a"], "a4": SPANS["a"], "a5": SPANS["a"]})
     deliver, liar = run.deliver, []
 
     def lie(sender, receiver, message, payload=b""):
@@ -82,6 +82,7 @@ def test_a_hop_that_accuses_one_neighbour_after_the_other_is_left_itself(world, 
     run.at(DECODE, lambda: liar.append(NodeId(used(run)["b"])))
     run.run()
     assert run.emitted == undisturbed(PROMPT, TOKENS)
+    assert run.core.recoveries == 2
     assert liar[0] not in [hop.node for hop in run.core.last_path.hops]
 
 

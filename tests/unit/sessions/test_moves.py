@@ -146,6 +146,34 @@ def test_a_slow_hop_that_nobody_can_replace_is_kept(world, undisturbed):
     assert (run.core.moves, run.core.recoveries) == (0, 0)
 
 
+def test_a_slow_hop_that_can_be_replaced_does_not_wait_for_one_that_can_not(world, undisturbed):
+    run = world(4, {**THREE, "c2": LayerSpan(4, 6)})
+    run.ask(PROMPT, 100)
+    begun: list[tuple[str, int]] = []
+
+    def slow_down():
+        begun.append((used(run)["c"], len(run.emitted)))
+        run.hops[NodeId("b")].seconds = 0.002
+        run.hops[NodeId(begun[0][0])].seconds = 0.1
+
+    run.at(1.2, lambda: setattr(run.hops[NodeId("b")], "seconds", 0.1))
+    run.at(2.5, slow_down)
+    left: list[int] = []
+    emitted = run.emitted
+
+    def watch():
+        if run.core.path is not None and used(run)["c"] != begun[0][0]:
+            left.append(len(emitted))
+        elif not run.core.ended:
+            run.at(run.now + 0.01, watch)
+
+    run.at(2.6, watch)
+    run.run()
+    assert run.emitted == undisturbed(PROMPT, 100)
+    assert run.core.moves == 1
+    assert left[0] - begun[0][1] <= 12
+
+
 def test_a_hop_whose_node_now_holds_more_from_the_same_layer_on_is_not_opened_beside_itself(
     world, undisturbed
 ):
