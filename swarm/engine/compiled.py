@@ -15,12 +15,19 @@ from llvmlite import ir
 from numba import carray, njit, types
 from numba.extending import intrinsic, overload
 
-_FAST: Any = {
+from swarm.engine.vectors import MANY_REGISTERS, WIDTH, dot_products, fetch, weighted_sums
+
+FAST: Any = {
     "nogil": True,
     "cache": True,
     "error_model": "numpy",
     "fastmath": {"reassoc", "contract", "nsz", "arcp"},
 }
+
+_TOKENS = 4 if MANY_REGISTERS else 2
+"""Tokens whose keys are multiplied at once."""
+_PARTS = 4 if MANY_REGISTERS else 2
+"""Vectors of a value that are summed at once."""
 
 _LOG2_E = np.float32(1.4426950408889634)
 _LN2_HIGH = np.float32(0.693359375)
@@ -39,7 +46,7 @@ _ZERO = np.float32(0.0)
 
 
 @intrinsic
-def _pointer(typingctx, address):
+def pointer(typingctx, address):
     """An address (int64) as a pointer that carray takes."""
 
     def generate(context, builder, signature, arguments):
@@ -115,7 +122,7 @@ def _put_typed(array, index, value):
     return put
 
 
-@njit(inline="always", **_FAST)
+@njit(inline="always", **FAST)
 def _exp(x):
     """e ** x in float32, after Cephes' expf: within 2 units of the last place, and no call: loops become vectors."""
     x = min(max(x, _LOWEST), _HIGHEST)
@@ -130,20 +137,20 @@ def _exp(x):
     return (p * f * f + f + _ONE) * _power_of_two(np.int32(n))
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def add_norm(residual, added, added_like, weight, out, out_like, rows, size, eps):
     """residual += added (unless its address is 0); out = residual / rms(residual) * weight.
 
     ``residual`` and ``weight`` are float32; ``added`` and ``out`` have the dtypes of ``added_like`` and ``out_like``.
     """
-    scale = carray(_pointer(weight), size, np.float32)
+    scale = carray(pointer(weight), size, np.float32)
     for row in range(rows):
         start = row * size
-        x = carray(_pointer(residual), (row + 1) * size, np.float32)[start:]
-        y = carray(_pointer(out), (row + 1) * size, out_like.dtype)[start:]
+        x = carray(pointer(residual), (row + 1) * size, np.float32)[start:]
+        y = carray(pointer(out), (row + 1) * size, out_like.dtype)[start:]
         total = _ZERO
         if added != 0:
-            z = carray(_pointer(added), (row + 1) * size, added_like.dtype)[start:]
+            z = carray(pointer(added), (row + 1) * size, added_like.dtype)[start:]
             for i in range(size):
                 value = x[i] + _get(z, i)
                 x[i] = value
@@ -156,48 +163,48 @@ def add_norm(residual, added, added_like, weight, out, out_like, rows, size, eps
             _put(y, i, x[i] * factor * scale[i])
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def add_round(residual, added, added_like, out, out_like, count):
     """out = residual + added, ``count`` numbers each."""
-    x = carray(_pointer(residual), count, np.float32)
-    z = carray(_pointer(added), count, added_like.dtype)
-    y = carray(_pointer(out), count, out_like.dtype)
+    x = carray(pointer(residual), count, np.float32)
+    z = carray(pointer(added), count, added_like.dtype)
+    y = carray(pointer(out), count, out_like.dtype)
     for i in range(count):
         _put(y, i, x[i] + _get(z, i))
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def product_of_codes(x, codes, scales, out, shape):
     """out = x @ (codes * scales).T for few rows: ``shape`` is rows, outputs, inputs; codes int8 [outputs, inputs].
 
     The others are float32. One thread reads each row of codes once, as it lies in memory.
     """
     rows, outputs, inputs = shape
-    factors = carray(_pointer(scales), outputs, np.float32)
+    factors = carray(pointer(scales), outputs, np.float32)
     for output in range(outputs):
-        row_of_codes = carray(_pointer(codes), (output + 1) * inputs, np.int8)[output * inputs :]
+        row_of_codes = carray(pointer(codes), (output + 1) * inputs, np.int8)[output * inputs :]
         for row in range(rows):
-            values = carray(_pointer(x), (row + 1) * inputs, np.float32)[row * inputs :]
-            result = carray(_pointer(out), rows * outputs, np.float32)
+            values = carray(pointer(x), (row + 1) * inputs, np.float32)[row * inputs :]
+            result = carray(pointer(out), rows * outputs, np.float32)
             total = _ZERO
             for i in range(inputs):
                 total += values[i] * np.float32(row_of_codes[i])
             result[row * outputs + output] = total * factors[output]
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def gate(gate_up, like, out, out_like, rows, size):
     """out = silu(gate) * up, for rows of ``size`` gates followed by as many ups."""
     for row in range(rows):
-        x = carray(_pointer(gate_up), (row + 1) * size * 2, like.dtype)
+        x = carray(pointer(gate_up), (row + 1) * size * 2, like.dtype)
         gates, ups = x[row * size * 2 : row * size * 2 + size], x[row * size * 2 + size :]
-        y = carray(_pointer(out), (row + 1) * size, out_like.dtype)[row * size :]
+        y = carray(pointer(out), (row + 1) * size, out_like.dtype)[row * size :]
         for i in range(size):
             value = _get(gates, i)
             _put(y, i, value / (_ONE + _exp(-value)) * _get(ups, i))
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _rotate(head, cos, sin):
     """Rotate one head in place, half against half, as transformers' rotate_half does."""
     half = head.size // 2
@@ -208,7 +215,7 @@ def _rotate(head, cos, sin):
         high[i] = b * cos[half + i] + a * sin[half + i]
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _norm_head(head, weight, eps):
     total = _ZERO
     for i in range(head.size):
@@ -218,60 +225,189 @@ def _norm_head(head, weight, eps):
         head[i] = head[i] * factor * weight[i]
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def attend(qkv, like, out, out_like, kv_like, table, layer, shape, rotation, norms, eps, scale, scratch):
-    """Rotate queries and keys, store keys and values, and attend: one row after the other.
+    """Rotate queries and keys, store keys and values, and attend, for rows of one layer.
 
     ``qkv`` are rows of ``heads`` queries, ``groups`` keys and ``groups`` values; ``out`` rows of ``heads``.
     ``table`` [rows, 6] (int64): address of the row's slab, numbers from one layer's keys (or values) to the next and
     from one head to the next, the first slot it looks at, its own slot, its position. ``layer``: its index in the
     slab. ``shape``: heads, groups, dim. ``rotation``: addresses of cos and sin by position [positions, dim], or 0.
     ``norms``: addresses of the weights of the queries' and keys' norms, or 0. These are float32, and so is
-    ``scratch``, with room for a row, one group's outputs and its scores.
+    ``scratch`` (see scratch_size).
     """
+    store_keys(
+        0, 1, qkv, like, kv_like, table, layer, shape, rotation, norms, eps, scratch
+    )
+    attend_rows(
+        0, 1, qkv, like, out, out_like, kv_like, table, layer, shape, rotation, norms, eps, scale, scratch
+    )
+
+
+def scratch_size(heads: int, groups: int, dim: int, tokens: int) -> int:
+    """Return how many float32 one thread needs beside it for rows that look at up to ``tokens`` tokens."""
+    return heads // groups * (2 * dim + tokens) + dim
+
+
+@njit(**FAST)
+def store_keys(rank, team, qkv, like, kv_like, table, layer, shape, rotation, norms, eps, scratch):
+    """Store the keys and values of this thread's share of rows and groups, in front of any that attends."""
+    heads, groups, dim = shape
+    width = (heads + 2 * groups) * dim
+    key = scratch[:dim]
+    for item in range(rank, table.shape[0] * groups, team):
+        row, group = item // groups, item % groups
+        slab, layer_step, head_step, _first, own, position = table[row]
+        x = carray(pointer(qkv), (row + 1) * width, like.dtype)[row * width :]
+        start = 2 * layer * layer_step + group * head_step
+        keys = carray(pointer(slab), start + (own + 1) * dim, kv_like.dtype)[start:]
+        values = carray(pointer(slab), start + layer_step + (own + 1) * dim, kv_like.dtype)[start + layer_step :]
+        _take_head(x, (heads + group) * dim, key, norms[1], eps, rotation, position)
+        for i in range(dim):
+            _put(keys, own * dim + i, key[i])
+            _put(values, own * dim + i, _get(x, (heads + groups + group) * dim + i))
+
+
+@njit(**FAST)
+def attend_rows(
+    rank, team, qkv, like, out, out_like, kv_like, table, layer, shape, rotation, norms, eps, scale, scratch
+):
+    """Attend with this thread's share of rows and groups, once all keys and values are stored."""
     heads, groups, dim = shape
     share = heads // groups
     width = (heads + 2 * groups) * dim
-    query_norm = carray(_pointer(norms[0]), dim, np.float32)
-    key_norm = carray(_pointer(norms[1]), dim, np.float32)
-    values_from = (heads + groups) * dim
-    mixed = scratch[width : width + share * dim]
-    scores = scratch[width + share * dim :]
-    for row in range(table.shape[0]):
+    queries, mixed = scratch[: share * dim], scratch[share * dim : 2 * share * dim]
+    scores = scratch[2 * share * dim :]
+    for item in range(rank, table.shape[0] * groups, team):
+        row, group = item // groups, item % groups
         slab, layer_step, head_step, first, own, position = table[row]
-        x = carray(_pointer(qkv), (row + 1) * width, like.dtype)[row * width :]
-        y = carray(_pointer(out), (row + 1) * heads * dim, out_like.dtype)[row * heads * dim :]
-        for i in range(width):
-            scratch[i] = _get(x, i)
-        if norms[0] != 0:
-            for head in range(heads + groups):
-                part = scratch[head * dim : (head + 1) * dim]
-                _norm_head(part, query_norm if head < heads else key_norm, eps)
-        if rotation[0] != 0:
-            cos = carray(_pointer(rotation[0]), (position + 1) * dim, np.float32)[position * dim :]
-            sin = carray(_pointer(rotation[1]), (position + 1) * dim, np.float32)[position * dim :]
-            for head in range(heads + groups):
-                _rotate(scratch[head * dim : (head + 1) * dim], cos, sin)
-        for group in range(groups):
-            start = 2 * layer * layer_step + group * head_step
-            keys = carray(_pointer(slab), start + (own + 1) * dim, kv_like.dtype)[start:]
-            start += layer_step
-            values = carray(_pointer(slab), start + (own + 1) * dim, kv_like.dtype)[start:]
-            for i in range(dim):
-                _put(keys, own * dim + i, scratch[(heads + group) * dim + i])
-                _put(values, own * dim + i, scratch[values_from + group * dim + i])
-            queries = scratch[group * share * dim : (group + 1) * share * dim]
-            _attend_group(
-                queries, keys[first * dim :], values[first * dim :], share, dim, scale, scores, mixed
-            )
-            for i in range(share * dim):
-                _put(y, group * share * dim + i, mixed[i])
+        x = carray(pointer(qkv), (row + 1) * width, like.dtype)[row * width :]
+        y = carray(pointer(out), (row + 1) * heads * dim, out_like.dtype)[row * heads * dim :]
+        for head in range(share):
+            part = queries[head * dim : (head + 1) * dim]
+            _take_head(x, (group * share + head) * dim, part, norms[0], eps, rotation, position)
+        start = 2 * layer * layer_step + group * head_step
+        keys = carray(pointer(slab), start + (own + 1) * dim, kv_like.dtype)[start + first * dim :]
+        start += layer_step
+        values = carray(pointer(slab), start + (own + 1) * dim, kv_like.dtype)[start + first * dim :]
+        following = min(item + team, table.shape[0] * groups - 1)
+        slab, layer_step, head_step, first = table[following // groups][:4]
+        ahead = 2 * layer * layer_step + following % groups * head_step + first * dim
+        ahead = slab + ahead * kv_like.itemsize
+        _attend_group(queries, keys, values, share, dim, scale, scores, mixed, ahead)
+        for i in range(share * dim):
+            _put(y, group * share * dim + i, mixed[i])
 
 
-@njit(**_FAST)
-def _attend_group(queries, keys, values, share, dim, scale, scores, mixed):
-    """Attention of ``share`` queries [share, dim] over the same keys and values [tokens, dim]."""
+@njit(**FAST)
+def _take_head(x, start, head, norm, eps, rotation, position):
+    """head = the row's numbers from ``start`` on, normed and rotated."""
+    dim = head.size
+    for i in range(dim):
+        head[i] = _get(x, start + i)
+    if norm != 0:
+        _norm_head(head, carray(pointer(norm), dim, np.float32), eps)
+    if rotation[0] != 0:
+        cos = carray(pointer(rotation[0]), (position + 1) * dim, np.float32)[position * dim :]
+        sin = carray(pointer(rotation[1]), (position + 1) * dim, np.float32)[position * dim :]
+        _rotate(head, cos, sin)
+
+
+@njit(**FAST)
+def _attend_group(queries, keys, values, share, dim, scale, scores, mixed, ahead):
+    """Attention of ``share`` queries [share, dim] over the same keys and values [tokens, dim]; ``ahead``: what is next."""
     length = keys.size // dim
+    parts = dim // WIDTH
+    in_vectors = parts * WIDTH == dim
+    if in_vectors:
+        _score_in_vectors(keys, queries.ctypes.data, keys.ctypes.data, share, parts, length, scores.ctypes.data, values.ctypes.data)
+    else:
+        _score(queries, keys, share, dim, length, scores)
+    for query in range(share):
+        shares = scores[query * length : (query + 1) * length]
+        _softmax(shares, np.float32(scale))
+        if not in_vectors:
+            _weigh(shares, values, dim, mixed[query * dim : (query + 1) * dim])
+    if in_vectors:
+        _weigh_in_vectors(values, scores.ctypes.data, values.ctypes.data, share, parts, length, mixed.ctypes.data, ahead)
+
+
+_ONE_DOT, _FOUR_DOTS = dot_products(1, 1), dot_products(1, _TOKENS)
+_TWO_BY_ONE, _TWO_BY_FOUR = dot_products(2, 1), dot_products(2, _TOKENS)
+_THREE_BY_ONE, _THREE_BY_FOUR = dot_products(3, 1), dot_products(3, _TOKENS)
+_ONE_SUM, _ONE_WIDE = weighted_sums(1, 1), weighted_sums(1, _PARTS)
+_TWO_SUMS, _TWO_WIDE = weighted_sums(2, 1), weighted_sums(2, _PARTS)
+_THREE_SUMS, _THREE_WIDE = weighted_sums(3, 1), weighted_sums(3, _PARTS)
+
+
+@njit(**FAST)
+def _score_in_vectors(like, queries, keys, share, parts, length, scores, ahead):
+    """scores [share, length]; up to three queries share each load of a key. The others are addresses and sizes.
+
+    What lies at ``ahead``, as long as the keys, is needed next.
+    """
+    step = parts * WIDTH * like.itemsize
+    for query in range(0, share, 3):
+        left = share - query
+        own, out = queries + query * parts * WIDTH * 4, scores + query * length * 4
+        token = 0
+        while token < length:
+            four = token + _TOKENS <= length
+            key, to = keys + token * step, out + token * 4
+            if query == 0:
+                for line in range(token * step, (token + _TOKENS) * step, 64):
+                    fetch(like, ahead + line)
+            if left == 1:
+                if four:
+                    _FOUR_DOTS(like, own, key, parts, to, length)
+                else:
+                    _ONE_DOT(like, own, key, parts, to, length)
+            elif left == 2:
+                if four:
+                    _TWO_BY_FOUR(like, own, key, parts, to, length)
+                else:
+                    _TWO_BY_ONE(like, own, key, parts, to, length)
+            elif four:
+                _THREE_BY_FOUR(like, own, key, parts, to, length)
+            else:
+                _THREE_BY_ONE(like, own, key, parts, to, length)
+            token += _TOKENS if four else 1
+
+
+@njit(**FAST)
+def _weigh_in_vectors(like, weights, values, share, parts, length, out, ahead):
+    """out [share, 16 x parts] = weights [share, length] @ values; up to three queries share each load of a value.
+
+    What lies at ``ahead`` as the values lie is needed next.
+    """
+    dim = parts * WIDTH
+    for query in range(0, share, 3):
+        left = share - query
+        own, to = weights + query * length * 4, out + query * dim * 4
+        part = 0
+        while part < parts:
+            wide = part + _PARTS <= parts
+            value, place = values + part * WIDTH * like.itemsize, to + part * WIDTH * 4
+            soon = (ahead if query == 0 else values) + part * WIDTH * like.itemsize
+            if left == 1:
+                if wide:
+                    _ONE_WIDE(like, own, length, value, dim, length, place, soon)
+                else:
+                    _ONE_SUM(like, own, length, value, dim, length, place, soon)
+            elif left == 2:
+                if wide:
+                    _TWO_WIDE(like, own, length, value, dim, length, place, soon)
+                else:
+                    _TWO_SUMS(like, own, length, value, dim, length, place, soon)
+            elif wide:
+                _THREE_WIDE(like, own, length, value, dim, length, place, soon)
+            else:
+                _THREE_SUMS(like, own, length, value, dim, length, place, soon)
+            part += _PARTS if wide else 1
+
+
+@njit(**FAST)
+def _score(queries, keys, share, dim, length, scores):
     for token in range(length):
         start = token * dim
         for query in range(share):
@@ -279,13 +415,9 @@ def _attend_group(queries, keys, values, share, dim, scale, scores, mixed):
             for i in range(dim):
                 total += queries[query * dim + i] * _get(keys, start + i)
             scores[query * length + token] = total
-    for query in range(share):
-        shares = scores[query * length : (query + 1) * length]
-        _softmax(shares, np.float32(scale))
-        _weigh(shares, values, dim, mixed[query * dim : (query + 1) * dim])
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _softmax(scores, scale):
     best = scores[0]
     for i in range(1, scores.size):
@@ -300,22 +432,13 @@ def _softmax(scores, scale):
         scores[i] *= factor
 
 
-@njit(**_FAST)
+@njit(**FAST)
 def _weigh(weights, values, dim, out):
-    """out = weights @ values; four tokens at once, so that the sums are read and written a quarter as often."""
+    """out = weights @ values."""
     for i in range(dim):
         out[i] = _ZERO
-    whole = weights.size - weights.size % 4
-    for token in range(0, whole, 4):
-        first = values[token * dim : (token + 1) * dim]
-        second = values[(token + 1) * dim : (token + 2) * dim]
-        third = values[(token + 2) * dim : (token + 3) * dim]
-        fourth = values[(token + 3) * dim : (token + 4) * dim]
-        a, b, c, d = weights[token], weights[token + 1], weights[token + 2], weights[token + 3]
-        for i in range(dim):
-            out[i] += a * _get(first, i) + b * _get(second, i) + c * _get(third, i) + d * _get(fourth, i)
-    for token in range(whole, weights.size):
-        last = values[token * dim : (token + 1) * dim]
+    for token in range(weights.size):
+        row = values[token * dim : (token + 1) * dim]
         weight = weights[token]
         for i in range(dim):
-            out[i] += weight * _get(last, i)
+            out[i] += weight * _get(row, i)

@@ -20,13 +20,14 @@ from swarm.engine.fused import FusedLayer
 from swarm.engine.kernels import Kernel, RmsNorm, best_for
 from swarm.engine.kv_pool import Appended, KVLayout, SequenceKV
 from swarm.engine.scheduler import DECODE_ROWS
+from swarm.engine.team import Tiled, operand_dtype, team
 
 try:
     from numba.core.errors import NumbaError
 
-    from swarm.engine import compiled
+    from swarm.engine import compiled, tiles
 except ImportError:  # a platform that Numba has no build for
-    compiled = None  # type: ignore[assignment]
+    compiled = tiles = None  # type: ignore[assignment]
     NumbaError = RuntimeError  # type: ignore[assignment,misc]
 
 log = logging.getLogger("swarm.engine")
@@ -96,9 +97,86 @@ class _Layer:
     """One layer's products for one number of rows, and what its kernels are told."""
 
     def __init__(self, layer: FusedLayer, rows: int) -> None:
-        products = [best_for(kernel, rows) for kernel in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        products = [best_for(kernel, rows) for kernel in layer.products]
         (self.qkv, self.qkv_single), (self.out, self.out_single) = products[:2]
         (self.gate_up, self.gate_up_single), (self.down, self.down_single) = products[2:]
+
+
+class _TiledStep:
+    """Steps of up to so many rows in one call, for layers whose products are all of tiles."""
+
+    def __init__(
+        self, layers: Sequence[FusedLayer], constants: Sequence[_Constants], hidden_size: int, dtype: torch.dtype
+    ) -> None:
+        products = [[_tiled(kernel) for kernel in layer.products] for layer in layers]
+        self.max_rows = min((0 if p is None else p.max_rows for of in products for p in of), default=0)
+        self._products = products
+        self._constants = constants
+        self._hidden_size = hidden_size
+        self._shape = layers[0]
+        self._like = _EMPTY[dtype]
+        self._work: dict[int, tuple[list[torch.Tensor], tuple[int, ...]]] = {}
+        self._arguments: dict[tuple[tuple[int, tuple[int, int]], ...], tuple[Any, Any]] = {}
+        self._scratch = np.empty((0, 0), np.float32)
+
+    def run(
+        self,
+        hidden: torch.Tensor,
+        out: torch.Tensor,
+        numbers: Sequence[tuple[int, tuple[int, int]]],
+        tables: Sequence[np.ndarray[Any, Any]],
+        rotation: tuple[int, int],
+        longest: int,
+    ) -> None:
+        rows, shape, together = len(hidden), self._shape, team()
+        (residual, *_), addresses = self._workspace(tiles.padded(rows))
+        residual[:rows].copy_(hidden)
+        size = compiled.scratch_size(shape.heads, shape.key_heads, shape.dim, longest)
+        if len(self._scratch) < together.size or self._scratch.shape[1] < size:
+            self._scratch = np.empty((together.size, 2 * size), np.float32)
+        sizes = (
+            rows, tiles.padded(rows), self._hidden_size, shape.heads, shape.key_heads, shape.dim, shape.inner,
+        )  # fmt: skip
+        layers, scales = self._of(tuple(numbers))
+        together.run(
+            tiles.step, layers, scales, sizes, np.stack(tables), rotation, addresses, out.data_ptr(), self._like,
+            tiles.OPERAND, _EMPTY[torch.float32], self._scratch,
+        )  # fmt: skip
+
+    def _workspace(self, count: int) -> tuple[list[torch.Tensor], tuple[int, ...]]:
+        found = self._work.get(count)
+        if found is None:
+            shape, hidden = self._shape, self._hidden_size
+            mixed = shape.heads * shape.dim
+            operands = [torch.zeros(count, size, dtype=operand_dtype()) for size in (hidden, mixed, shape.inner)]
+            results = [
+                torch.zeros(count, size)
+                for size in (mixed + 2 * shape.key_heads * shape.dim, hidden, 2 * shape.inner)
+            ]
+            tensors = [torch.zeros(count, hidden), *operands, *results]
+            found = self._work[count] = (tensors, tuple(tensor.data_ptr() for tensor in tensors))
+        return found
+
+    def _of(self, numbers: tuple[tuple[int, tuple[int, int]], ...]) -> tuple[Any, Any]:
+        """Return what ``tiles.step`` must know of the numbered layers, made once for each part of the span."""
+        found = self._arguments.get(numbers)
+        if found is None:
+            layers = np.zeros((len(numbers), tiles.COLUMNS), np.int64)
+            scales = np.zeros((len(numbers), 4))
+            for row, (number, (slab, index)) in enumerate(numbers):
+                constants, products = self._constants[number], self._products[number]
+                addresses = [address for product in products if product is not None for address in product.addresses]
+                layers[row, : tiles.QKV] = (constants.norm_in[0], constants.norm_mid[0], *constants.norm_heads)
+                layers[row, tiles.QKV : tiles.ROTATES] = addresses
+                layers[row, tiles.ROTATES :] = (int(constants.rotates), slab, index)
+                scales[row] = (constants.norm_in[1], constants.norm_mid[1], constants.heads_eps, constants.scale)
+            found = self._arguments[numbers] = (layers, scales)
+        return found
+
+
+def _tiled(kernel: Kernel) -> Tiled | None:
+    found, _ = best_for(kernel, 1)
+    return found if isinstance(found, Tiled) else None
 
 
 @dataclass(slots=True)
@@ -127,6 +205,7 @@ class CompiledSpan:
         self._constants = [_constants(layer) for layer in layers]
         self._workspaces: dict[int, tuple[_Workspace, list[_Layer]]] = {}
         self._scratch = np.empty(0, np.float32)
+        self._tiled = _TiledStep(layers, self._constants, hidden_size, dtype)
 
     def takes(self, segments: Sequence[Segment]) -> bool:
         """Whether these rows are few, and none of them a prompt's."""
@@ -153,15 +232,18 @@ class CompiledSpan:
         numbers: Sequence[tuple[int, tuple[int, int]]],
     ) -> torch.Tensor:
         """Run rows through the numbered layers, each of which keeps its keys and values in (slab, index)."""
-        workspace, layers = self._workspace(len(hidden))
         tables, longest = _tables(segments)
         self._rotation.reach(longest)
+        out = torch.empty_like(hidden)
+        if len(hidden) <= self._tiled.max_rows:
+            self._tiled.run(hidden, out, numbers, tables, self._rotation.addresses, longest)
+            return out
+        workspace, layers = self._workspace(len(hidden))
         shape = self._layers[0]
-        room = 2 * (shape.heads + shape.key_heads) * shape.dim + shape.heads * longest
+        room = compiled.scratch_size(shape.heads, shape.key_heads, shape.dim, longest)
         if len(self._scratch) < room:
             self._scratch = np.empty(2 * room, np.float32)
         workspace.residual.copy_(hidden)
-        out = torch.empty_like(hidden)
         last, single = out, False
         added = 0
         for number, (slab, index) in numbers:

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
-from swarm.engine.kernels import norm
+from swarm.engine.kernels import best_for, norm
 from swarm.engine.quantized import maker
+from swarm.engine.team import Tiled
 from swarm.errors import EngineError
 from swarm.models.ends import ModelEnds
 
@@ -48,4 +49,6 @@ class Ends:
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [rows, vocabulary] in float32 for rows behind the last layer, scaled as the family does."""
-        return self._ends.finish(self._head(self._norm(hidden))).float()
+        normed = self._norm(hidden)
+        head, _ = best_for(self._head, len(hidden))
+        return self._ends.finish(head.in_single(normed) if isinstance(head, Tiled) else head(normed)).float()

@@ -46,6 +46,10 @@ class FusedLayer(nn.Module):
         self.inner: int = mlp.gate_proj.weight.shape[0]
         self.activation: Kernel = functional.silu if _is_silu(mlp.act_fn) else mlp.act_fn
 
+    @property
+    def products(self) -> tuple[Kernel, Kernel, Kernel, Kernel]:
+        return self.qkv, self.out, self.gate_up, self.down
+
     def forward(
         self,
         hidden: torch.Tensor,

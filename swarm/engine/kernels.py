@@ -17,6 +17,8 @@ import torch
 from torch import nn
 from torch.nn import functional
 
+from swarm.engine.team import Tiled
+
 Kernel = Callable[[torch.Tensor], torch.Tensor]
 
 Maker = Callable[[torch.Tensor, torch.Tensor | None], Kernel]
@@ -25,18 +27,10 @@ Maker = Callable[[torch.Tensor, torch.Tensor | None], Kernel]
 _PACK_ROWS = 1
 """Batch hint of the packing: measured best for 1 to 8 rows, and no worse than plain products for hundreds."""
 
-_FEW_ROWS = 3
-"""Up to so many rows FBGEMM's float16 products are the faster ones, on CPUs where they are at all."""
-
-_HALF_TINIEST = 2.0**-25
-"""Half of the smallest number that float16 has: bfloat16 weights lose no more than that."""
-
-_CHECKED_AT_ONCE = 1024
-"""Rows of a weight that are compared at once, to keep temporary copies small."""
-
 _MEASURED_COPIES = 12
 _MEASURED_ROUNDS = 4
-_WORTH_IT = 1.15
+_AS_FAST = 1.05
+"""Tiles may take so many times as long for one product: steps made of them save the interpreter besides."""
 
 _CHECK_ROWS = 3
 _TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
@@ -69,10 +63,10 @@ def product(weight: torch.Tensor, bias: torch.Tensor | None, second_copy: bool =
         return plain(weight, bias)
     by_torch = plain(weight, bias)
     many = checked(_packed, by_torch, weight, bias) or plain(weight.clone(), bias)
-    if not second_copy or not half_copies_are_faster(weight.dtype):
+    if not second_copy or not tiles_are_as_fast(weight.dtype):
         return many
-    few = checked(_half_copy, by_torch, weight, bias)
-    return many if few is None else ByRows(few, _FEW_ROWS, many)
+    few = checked(Tiled, by_torch, weight, bias)
+    return ByRows(few, few.max_rows, many) if isinstance(few, Tiled) else many
 
 
 class InSingle:
@@ -145,36 +139,12 @@ def _packed(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
     return product_with_copy
 
 
-def _half_copy(weight: torch.Tensor, bias: torch.Tensor | None) -> Kernel:
-    """Return the product with FBGEMM's float16 copy of ``weight``, computed in float32 and rounded once.
-
-    Raises RuntimeError for weights that float16 does not hold as exactly as bfloat16 does.
-    """
-    dtype = weight.dtype
-    if dtype == torch.float32 or not all(_fits_half(rows) for rows in weight.split(_CHECKED_AT_ONCE)):
-        raise RuntimeError("these weights don't fit float16")
-    copy = torch.ops.quantized.linear_prepack_fp16(weight.float(), None if bias is None else bias.float())
-    run = torch.ops.quantized.linear_dynamic_fp16.default
-
-    def product_in_single(x: torch.Tensor) -> torch.Tensor:
-        out: torch.Tensor = run(x, copy)
-        return out
-
-    return InSingle(product_in_single, dtype)
-
-
-def _fits_half(rows: torch.Tensor) -> bool:
-    return bool((rows.half().float() - rows.float()).abs().max() <= _HALF_TINIEST)
-
-
 @cache
-def half_copies_are_faster(dtype: torch.dtype) -> bool:
+def tiles_are_as_fast(dtype: torch.dtype) -> bool:
     """Measure, once a process, one-row products over more weights than the caches hold."""
-    if dtype == torch.float32:
-        return False
     weight = torch.full((2048, 1024), 0.5, dtype=dtype)
     try:
-        sides = [[make(weight, None) for _ in range(_MEASURED_COPIES)] for make in (_packed, _half_copy)]
+        sides = [[make(weight, None) for _ in range(_MEASURED_COPIES)] for make in (_packed, Tiled)]
     except (RuntimeError, AttributeError):
         return False
     x = torch.ones(1, 1, 1024, dtype=dtype)
@@ -185,7 +155,7 @@ def half_copies_are_faster(dtype: torch.dtype) -> bool:
             for kernel in kernels:
                 kernel(x)
             best[side] = min(best[side], time.perf_counter() - began)
-    return best[1] * _WORTH_IT < best[0]
+    return best[1] < best[0] * _AS_FAST
 
 
 def measured_seconds_per_byte(dtype: str, device: str) -> float:

@@ -21,22 +21,13 @@ def matrix(rows: int, columns: int, dtype: torch.dtype, seed: int = 0) -> torch.
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("rows", [1, 3, 4, 40])
 def test_products_are_those_of_torch(rows, dtype, biased, second_copy, monkeypatch):
-    monkeypatch.setattr(kernels, "half_copies_are_faster", lambda _: True)
+    monkeypatch.setattr(kernels, "tiles_are_as_fast", lambda _: True)
     weight = matrix(48, 32, dtype) * 0.1
-    weight[0, :4] = torch.tensor([3e-6, -1e-7, 5e-9, 0.0])  # float16 has no such numbers, or few bits of them
     bias = matrix(1, 48, dtype, 1)[0] if biased else None
     x = matrix(rows, 32, dtype, 2)[None]
     with torch.inference_mode():
         found = kernels.product(weight, bias, second_copy)(x)
         assert kernels.same(found, functional.linear(x, weight, bias))
-
-
-def test_weights_beyond_float16_keep_their_own_product(monkeypatch):
-    monkeypatch.setattr(kernels, "half_copies_are_faster", lambda _: True)
-    weight = matrix(8, 16, torch.bfloat16) * 1e6
-    x = matrix(1, 16, torch.bfloat16, 1)
-    with torch.inference_mode():
-        assert torch.isfinite(kernels.product(weight, None, True)(x)).all()
 
 
 def test_joined_products_stand_side_by_side():
