@@ -236,9 +236,7 @@ def attend(qkv, like, out, out_like, kv_like, table, layer, shape, rotation, nor
     ``norms``: addresses of the weights of the queries' and keys' norms, or 0. These are float32, and so is
     ``scratch`` (see scratch_size).
     """
-    store_keys(
-        0, 1, qkv, like, kv_like, table, layer, shape, rotation, norms, eps, scratch
-    )
+    store_keys(0, 1, qkv, like, kv_like, table, layer, shape, rotation, norms, eps, scratch)
     attend_rows(
         0, 1, qkv, like, out, out_like, kv_like, table, layer, shape, rotation, norms, eps, scale, scratch
     )
@@ -261,7 +259,9 @@ def store_keys(rank, team, qkv, like, kv_like, table, layer, shape, rotation, no
         x = carray(pointer(qkv), (row + 1) * width, like.dtype)[row * width :]
         start = 2 * layer * layer_step + group * head_step
         keys = carray(pointer(slab), start + (own + 1) * dim, kv_like.dtype)[start:]
-        values = carray(pointer(slab), start + layer_step + (own + 1) * dim, kv_like.dtype)[start + layer_step :]
+        values = carray(pointer(slab), start + layer_step + (own + 1) * dim, kv_like.dtype)[
+            start + layer_step :
+        ]
         _take_head(x, (heads + group) * dim, key, norms[1], eps, rotation, position)
         for i in range(dim):
             _put(keys, own * dim + i, key[i])
@@ -315,12 +315,21 @@ def _take_head(x, start, head, norm, eps, rotation, position):
 
 @njit(**FAST)
 def _attend_group(queries, keys, values, share, dim, scale, scores, mixed, ahead):
-    """Attention of ``share`` queries [share, dim] over the same keys and values [tokens, dim]; ``ahead``: what is next."""
+    """Attention of ``share`` queries [share, dim] over the same keys and values [tokens, dim]; ``ahead`` comes next."""
     length = keys.size // dim
     parts = dim // WIDTH
     in_vectors = parts * WIDTH == dim
     if in_vectors:
-        _score_in_vectors(keys, queries.ctypes.data, keys.ctypes.data, share, parts, length, scores.ctypes.data, values.ctypes.data)
+        _score_in_vectors(
+            keys,
+            queries.ctypes.data,
+            keys.ctypes.data,
+            share,
+            parts,
+            length,
+            scores.ctypes.data,
+            values.ctypes.data,
+        )
     else:
         _score(queries, keys, share, dim, length, scores)
     for query in range(share):
@@ -329,7 +338,9 @@ def _attend_group(queries, keys, values, share, dim, scale, scores, mixed, ahead
         if not in_vectors:
             _weigh(shares, values, dim, mixed[query * dim : (query + 1) * dim])
     if in_vectors:
-        _weigh_in_vectors(values, scores.ctypes.data, values.ctypes.data, share, parts, length, mixed.ctypes.data, ahead)
+        _weigh_in_vectors(
+            values, scores.ctypes.data, values.ctypes.data, share, parts, length, mixed.ctypes.data, ahead
+        )
 
 
 _ONE_DOT, _FOUR_DOTS = dot_products(1, 1), dot_products(1, _TOKENS)

@@ -9,7 +9,7 @@ import itertools
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,17 +17,17 @@ from torch import nn
 
 from swarm.engine.attention import PackedBatch, Segment
 from swarm.engine.fused import FusedLayer
-from swarm.engine.kernels import Kernel, RmsNorm, best_for
+from swarm.engine.kernels import RmsNorm, best_for
 from swarm.engine.kv_pool import Appended, KVLayout, SequenceKV
 from swarm.engine.scheduler import DECODE_ROWS
-from swarm.engine.team import Tiled, operand_dtype, team
+from swarm.engine.tiled_step import LIKE, Reach, TiledStep, constants_of
 
 try:
     from numba.core.errors import NumbaError
 
-    from swarm.engine import compiled, tiles
+    from swarm.engine import compiled
 except ImportError:  # a platform that Numba has no build for
-    compiled = tiles = None  # type: ignore[assignment]
+    compiled = None  # type: ignore[assignment]
     NumbaError = RuntimeError  # type: ignore[assignment,misc]
 
 log = logging.getLogger("swarm.engine")
@@ -37,11 +37,6 @@ MAX_ROWS = 64
 LONG_TOKENS = 1024
 """With several threads, rows that look at so many tokens leave attention to torch, which shares it among them."""
 _ROTATION_TOKENS = 1024
-_EMPTY: dict[torch.dtype, np.ndarray[Any, Any]] = {
-    torch.float32: np.empty(0, np.float32),
-    torch.bfloat16: np.empty(0, np.uint16),
-}
-"""How kernels are told a dtype; bfloat16 goes by its bits."""
 _CHECK_CONTEXT = 40
 _CHECK_STEPS = (1, 3)
 _TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 4e-2}
@@ -102,96 +97,6 @@ class _Layer:
         (self.gate_up, self.gate_up_single), (self.down, self.down_single) = products[2:]
 
 
-class _TiledStep:
-    """Steps of up to so many rows in one call, for layers whose products are all of tiles."""
-
-    def __init__(
-        self, layers: Sequence[FusedLayer], constants: Sequence[_Constants], hidden_size: int, dtype: torch.dtype
-    ) -> None:
-        products = [[_tiled(kernel) for kernel in layer.products] for layer in layers]
-        self.max_rows = min((0 if p is None else p.max_rows for of in products for p in of), default=0)
-        self._products = products
-        self._constants = constants
-        self._hidden_size = hidden_size
-        self._shape = layers[0]
-        self._like = _EMPTY[dtype]
-        self._work: dict[int, tuple[list[torch.Tensor], tuple[int, ...]]] = {}
-        self._arguments: dict[tuple[tuple[int, tuple[int, int]], ...], tuple[Any, Any]] = {}
-        self._scratch = np.empty((0, 0), np.float32)
-
-    def run(
-        self,
-        hidden: torch.Tensor,
-        out: torch.Tensor,
-        numbers: Sequence[tuple[int, tuple[int, int]]],
-        tables: Sequence[np.ndarray[Any, Any]],
-        rotation: tuple[int, int],
-        longest: int,
-    ) -> None:
-        rows, shape, together = len(hidden), self._shape, team()
-        (residual, *_), addresses = self._workspace(tiles.padded(rows))
-        residual[:rows].copy_(hidden)
-        size = compiled.scratch_size(shape.heads, shape.key_heads, shape.dim, longest)
-        if len(self._scratch) < together.size or self._scratch.shape[1] < size:
-            self._scratch = np.empty((together.size, 2 * size), np.float32)
-        sizes = (
-            rows, tiles.padded(rows), self._hidden_size, shape.heads, shape.key_heads, shape.dim, shape.inner,
-        )  # fmt: skip
-        layers, scales = self._of(tuple(numbers))
-        together.run(
-            tiles.step, layers, scales, sizes, np.stack(tables), rotation, addresses, out.data_ptr(), self._like,
-            tiles.OPERAND, _EMPTY[torch.float32], self._scratch,
-        )  # fmt: skip
-
-    def _workspace(self, count: int) -> tuple[list[torch.Tensor], tuple[int, ...]]:
-        found = self._work.get(count)
-        if found is None:
-            shape, hidden = self._shape, self._hidden_size
-            mixed = shape.heads * shape.dim
-            operands = [torch.zeros(count, size, dtype=operand_dtype()) for size in (hidden, mixed, shape.inner)]
-            results = [
-                torch.zeros(count, size)
-                for size in (mixed + 2 * shape.key_heads * shape.dim, hidden, 2 * shape.inner)
-            ]
-            tensors = [torch.zeros(count, hidden), *operands, *results]
-            found = self._work[count] = (tensors, tuple(tensor.data_ptr() for tensor in tensors))
-        return found
-
-    def _of(self, numbers: tuple[tuple[int, tuple[int, int]], ...]) -> tuple[Any, Any]:
-        """Return what ``tiles.step`` must know of the numbered layers, made once for each part of the span."""
-        found = self._arguments.get(numbers)
-        if found is None:
-            layers = np.zeros((len(numbers), tiles.COLUMNS), np.int64)
-            scales = np.zeros((len(numbers), 4))
-            for row, (number, (slab, index)) in enumerate(numbers):
-                constants, products = self._constants[number], self._products[number]
-                addresses = [address for product in products if product is not None for address in product.addresses]
-                layers[row, : tiles.QKV] = (constants.norm_in[0], constants.norm_mid[0], *constants.norm_heads)
-                layers[row, tiles.QKV : tiles.ROTATES] = addresses
-                layers[row, tiles.ROTATES :] = (int(constants.rotates), slab, index)
-                scales[row] = (constants.norm_in[1], constants.norm_mid[1], constants.heads_eps, constants.scale)
-            found = self._arguments[numbers] = (layers, scales)
-        return found
-
-
-def _tiled(kernel: Kernel) -> Tiled | None:
-    found, _ = best_for(kernel, 1)
-    return found if isinstance(found, Tiled) else None
-
-
-@dataclass(slots=True)
-class _Constants:
-    """What a layer's kernels are told whatever the number of rows; the tensors are kept for their addresses."""
-
-    norm_in: tuple[int, float]
-    norm_mid: tuple[int, float]
-    norm_heads: tuple[int, int]
-    heads_eps: float
-    scale: float
-    rotates: bool
-    tensors: list[torch.Tensor]
-
-
 class CompiledSpan:
     """The layers of a span. ``proved`` makes one only where it gives what transformers' own forward gives."""
 
@@ -202,10 +107,10 @@ class CompiledSpan:
         self._hidden_size = hidden_size
         self._dtype = dtype
         self._rotation = _Rotation(rotary, torch.zeros(1, 1, hidden_size, dtype=dtype))
-        self._constants = [_constants(layer) for layer in layers]
+        self._constants = [constants_of(layer) for layer in layers]
         self._workspaces: dict[int, tuple[_Workspace, list[_Layer]]] = {}
         self._scratch = np.empty(0, np.float32)
-        self._tiled = _TiledStep(layers, self._constants, hidden_size, dtype)
+        self._tiled = TiledStep(layers, self._constants, hidden_size, dtype)
 
     def takes(self, segments: Sequence[Segment]) -> bool:
         """Whether these rows are few, and none of them a prompt's."""
@@ -236,7 +141,7 @@ class CompiledSpan:
         self._rotation.reach(longest)
         out = torch.empty_like(hidden)
         if len(hidden) <= self._tiled.max_rows:
-            self._tiled.run(hidden, out, numbers, tables, self._rotation.addresses, longest)
+            self._tiled.run(hidden, out, numbers, Reach(tables, self._rotation.addresses, longest))
             return out
         workspace, layers = self._workspace(len(hidden))
         shape = self._layers[0]
@@ -256,7 +161,7 @@ class CompiledSpan:
             added,
             self._like(single),
             out.data_ptr(),
-            _EMPTY[self._dtype],
+            LIKE[self._dtype],
             out.numel(),
         )
         return out
@@ -283,7 +188,7 @@ class CompiledSpan:
         mixed = workspace.mixed.of(products.out_single)
         compiled.attend(
             qkv.data_ptr(), like(products.qkv_single), mixed.data_ptr(), like(products.out_single),
-            _EMPTY[self._dtype], place[0], place[1], (layer.heads, layer.key_heads, layer.dim),
+            LIKE[self._dtype], place[0], place[1], (layer.heads, layer.key_heads, layer.dim),
             self._rotation.addresses if constants.rotates else (0, 0), constants.norm_heads, constants.heads_eps,
             constants.scale, self._scratch,
         )  # fmt: skip
@@ -302,7 +207,7 @@ class CompiledSpan:
         return products.down(gated), products.down_single
 
     def _like(self, single: bool) -> np.ndarray[Any, Any]:
-        return _EMPTY[torch.float32 if single else self._dtype]
+        return LIKE[torch.float32 if single else self._dtype]
 
     def _workspace(self, rows: int) -> tuple[_Workspace, list[_Layer]]:
         found = self._workspaces.get(rows)
@@ -317,7 +222,7 @@ def proved(
 ) -> CompiledSpan | None:
     """Return a compiled span of all layers of ``base``, or None where there can be none or its results differ."""
     layers = list(base.layers)
-    if compiled is None or device != "cpu" or dtype not in _EMPTY or not all(map(_is_plain, layers)):
+    if compiled is None or device != "cpu" or dtype not in LIKE or not all(map(_is_plain, layers)):
         return None
     if not all(kind.stored for kind in layout.layers):
         return None
@@ -441,22 +346,6 @@ def _is_plain(layer: Any) -> bool:
         and layer.scores.sinks is None
         and all(isinstance(n, RmsNorm) for n in (layer.norm_in, layer.norm_mid, *(layer.norm_heads or ())))
     )
-
-
-def _constants(layer: FusedLayer) -> _Constants:
-    tensors: list[torch.Tensor] = []
-
-    def address(norm: Kernel) -> tuple[int, float]:
-        plain = cast(RmsNorm, norm)
-        tensors.append(plain.scale.float().contiguous())
-        return tensors[-1].data_ptr(), plain.eps
-
-    heads = [address(norm) for norm in layer.norm_heads] if layer.norm_heads is not None else [(0, 0.0)] * 2
-    scale = layer.dim**-0.5 if layer.scores.scaling is None else float(layer.scores.scaling)
-    return _Constants(
-        address(layer.norm_in), address(layer.norm_mid), (heads[0][0], heads[1][0]), heads[0][1], scale,
-        layer.rotates, tensors,
-    )  # fmt: skip
 
 
 def _tables(segments: Sequence[Segment]) -> tuple[list[np.ndarray[Any, Any]], int]:

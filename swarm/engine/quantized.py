@@ -19,6 +19,7 @@ from torch.nn import functional
 from swarm.engine.experts import stacked_matrices
 from swarm.engine.kernels import ByRows, InSingle, Kernel, Maker, checked, plain, product
 from swarm.engine.nf4 import by_bitsandbytes
+from swarm.engine.team import TiledCodes
 from swarm.errors import EngineError
 from swarm.models.quantization import GROUP, matrix_bytes
 from swarm.types import QUANTIZATIONS
@@ -184,6 +185,8 @@ def _quantized(weight: torch.Tensor, bias: torch.Tensor | None, *, bits: int, se
     if bits == 4 and weight.is_cuda and (theirs := by_bitsandbytes(weight, bias)) is not None:
         return theirs
     codes = quantised(weight, bits)
+    if bits == 8 and (in_tiles := _in_tiles(codes, bias, second_copy=second_copy)) is not None:
+        return in_tiles
     native = _native_eight if bits == 8 else _native_four
     few: Kernel | None = None
     rest: Kernel
@@ -199,6 +202,23 @@ def _quantized(weight: torch.Tensor, bias: torch.Tensor | None, *, bits: int, se
         # Unpacking 4 bits would need the codes in a second order: that memory is what they are meant to save.
         rest = few if bits == 4 else ByRows(few, _UNPACK_ROWS - 1, _unpacking(codes, bias))
     return rest if bits == 4 else _with_compiled(codes, bias, rest)
+
+
+def _in_tiles(codes: Codes, bias: torch.Tensor | None, *, second_copy: bool) -> Kernel | None:
+    """Return the product with codes in tiles, and for many rows one that unpacks them, or has; None: not here."""
+    weight = codes.dequantised()
+    tiled = checked(lambda _, b: TiledCodes(codes.values, codes.scales, b), plain(weight, bias), weight, bias)
+    if not isinstance(tiled, TiledCodes):
+        return None
+    if second_copy:
+        return ByRows(tiled, tiled.max_rows, product(weight, bias))
+    scales = codes.scales
+
+    def product_unpacking(x: torch.Tensor) -> torch.Tensor:
+        out = functional.linear(x, tiled.codes().to(x.dtype)).mul_(scales)
+        return out if bias is None else out.add_(bias)
+
+    return ByRows(tiled, tiled.max_rows, product_unpacking)
 
 
 class _OnOneThread(ByRows):

@@ -30,7 +30,9 @@ class Team:
         self._calls: list[queue.SimpleQueue[tuple[Any, ...] | None]] = []
         for rank in range(1, size):
             calls: queue.SimpleQueue[tuple[Any, ...] | None] = queue.SimpleQueue()
-            threading.Thread(target=_help, args=(rank, calls), name=f"swarm-compute-{rank}", daemon=True).start()
+            threading.Thread(
+                target=_help, args=(rank, calls), name=f"swarm-compute-{rank}", daemon=True
+            ).start()
             self._calls.append(calls)
 
     def run(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -65,19 +67,30 @@ def team() -> Team:
 class Tiled:
     """x -> x @ weight.T + bias for up to ``max_rows`` rows, with the weights in tiles (see ``tiles``)."""
 
+    shorts = False
+    """Whether weights are int8, and rows that meet them int16."""
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        """``weight`` is [outputs, inputs]. Raises RuntimeError for weights that don't lie in tiles."""
-        self.outputs, self.inputs = weight.shape
-        if tiles is None or weight.dtype != torch.bfloat16 or self.outputs % vectors.WIDTH or self.inputs % 2:
-            raise RuntimeError("no tiles for weights of this dtype or shape")
+        """``weight`` is bfloat16 [outputs, inputs]. Raises RuntimeError for weights that don't lie in tiles."""
+        if tiles is None or weight.dtype != torch.bfloat16:
+            raise RuntimeError("no tiles for weights of this dtype")
         self.max_rows: int = tiles.MAX_ROWS
-        self._memory = torch.empty(weight.numel() + _ALIGNED // weight.itemsize, dtype=weight.dtype)
+        self._take(weight, None, bias)
+
+    def _take(self, weight: torch.Tensor, scales: torch.Tensor | None, bias: torch.Tensor | None) -> None:
+        self.outputs, self.inputs = weight.shape
+        if not lie_in_tiles(weight):
+            raise RuntimeError("no tiles for weights of this shape")
+        spare = _ALIGNED // weight.itemsize
+        self._memory = torch.empty(weight.numel() + spare, dtype=weight.dtype)
         start = -self._memory.data_ptr() % _ALIGNED // weight.itemsize
-        packed = self._memory[start : start + weight.numel()]
-        grouped = weight.view(self.outputs // vectors.WIDTH, vectors.WIDTH, self.inputs // 2, 2)
-        packed.view(-1, self.inputs // 2, vectors.WIDTH, 2).copy_(grouped.permute(0, 2, 1, 3))
-        self._bias = None if bias is None else bias.float().contiguous()
-        self.addresses = (packed.data_ptr(), 0 if self._bias is None else self._bias.data_ptr())
+        self.packed = self._memory[start : start + weight.numel()].view(
+            -1, self.inputs // 2, vectors.WIDTH, 2
+        )
+        self.packed.copy_(weight.view(-1, vectors.WIDTH, self.inputs // 2, 2).permute(0, 2, 1, 3))
+        self._added = None if bias is None else bias.float().contiguous()
+        self._scales = None if scales is None else scales.float().contiguous()
+        self.addresses = (self.packed.data_ptr(), _address(self._scales), _address(self._added))
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         return self.in_single(x).to(x.dtype)
@@ -86,16 +99,57 @@ class Tiled:
         """Return [.., outputs] in float32, for x [.., inputs] of at most ``max_rows`` rows."""
         rows = x.numel() // self.inputs
         count = tiles.padded(rows)
-        operand = torch.zeros(count, self.inputs, dtype=operand_dtype())
-        operand[:rows] = x.view(rows, self.inputs)
+        operands = Operands(count, self.inputs, shorts=self.shorts)
+        operands.written[:rows] = x.reshape(rows, self.inputs)
+        operands.settle()
         out = torch.empty(count, self.outputs)
+        _, read, row_scales = operands.addresses
         team().run(
-            tiles.multiply_together, tiles.OPERAND, operand.data_ptr(), *self.addresses, out.data_ptr(), count,
+            tiles.multiply_together, operands.like, read, row_scales, *self.addresses, out.data_ptr(), count,
             self.inputs, self.outputs,
         )  # fmt: skip
         return out[:rows].view(*x.shape[:-1], self.outputs)
 
 
-def operand_dtype() -> torch.dtype:
-    """Return the dtype of rows that meet tiles."""
-    return torch.bfloat16 if vectors.MULTIPLIES_PAIRS else torch.float32
+class TiledCodes(Tiled):
+    """The same with int8 codes [outputs, inputs] and a scale for each output."""
+
+    shorts = True
+
+    def __init__(self, codes: torch.Tensor, scales: torch.Tensor, bias: torch.Tensor | None) -> None:
+        """Raises RuntimeError where codes don't lie in tiles, or this machine is no faster with them."""
+        if tiles is None or not tiles.MAX_SHORT_ROWS:
+            raise RuntimeError("no tiles for codes on this machine")
+        self.max_rows = tiles.MAX_SHORT_ROWS
+        self._take(codes, scales, bias)
+
+    def codes(self) -> torch.Tensor:
+        """Return a copy of the codes as they were given."""
+        return self.packed.permute(0, 2, 1, 3).reshape(self.outputs, self.inputs)
+
+
+class Operands:
+    """Rows that are to meet tiles: as kernels write them, as products read them, and a scale each."""
+
+    def __init__(self, rows: int, size: int, *, shorts: bool) -> None:
+        in_pairs = vectors.MULTIPLIES_PAIRS and not shorts
+        self.written = torch.zeros(rows, size, dtype=torch.bfloat16 if in_pairs else torch.float32)
+        self.like = tiles.SHORT if shorts else tiles.OPERAND
+        self._read = torch.zeros(rows, size, dtype=torch.int16) if shorts else self.written
+        self._scales = torch.zeros(rows) if shorts else None
+        self.addresses = (self.written.data_ptr(), self._read.data_ptr(), _address(self._scales))
+
+    def settle(self) -> None:
+        """Make what products read of what was written."""
+        if self._scales is not None:
+            tiles.settle(*self.addresses, *self.written.shape)
+
+
+def lie_in_tiles(weight: torch.Tensor) -> bool:
+    """Return whether ``weight`` [outputs, inputs] has a shape and place that tiles are made for."""
+    outputs, inputs = weight.shape
+    return weight.device.type == "cpu" and tiles is not None and not (outputs % vectors.WIDTH or inputs % 2)
+
+
+def _address(tensor: torch.Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
-from numba import carray, njit
+from numba import carray, njit, types
+from numba.extending import overload
 
 from swarm.engine.compiled import (
     FAST,
@@ -21,13 +22,30 @@ from swarm.engine.compiled import (
     pointer,
     store_keys,
 )
-from swarm.engine.vectors import MANY_REGISTERS, MULTIPLIES_PAIRS, WIDTH, meet, tile_product
+from swarm.engine.vectors import (
+    MANY_REGISTERS,
+    MULTIPLIES_PAIRS,
+    MULTIPLIES_SHORTS,
+    WIDTH,
+    meet,
+    tile_product,
+)
 
 MAX_ROWS = 32 if MULTIPLIES_PAIRS else 4
 """For more rows products that convert weights once, or use each more often, are faster."""
 
+MAX_SHORT_ROWS = 32 if MULTIPLIES_SHORTS else 0
+"""The same for int8 weights."""
+
 OPERAND: Any = np.empty(0, np.uint16 if MULTIPLIES_PAIRS else np.float32)
-"""What rows are when they meet weights: bfloat16, or float32."""
+"""What rows are when they meet bfloat16 weights: bfloat16, or float32."""
+
+SHORT: Any = np.empty(0, np.int16)
+"""What they are when they meet int8 weights: rounded to 15 bits, with a scale for each row."""
+
+LARGEST_SHORT = 16383
+_SHORT_PAIRS = 512
+"""So many products of two pairs add up in 32 bits, whatever they are: 1,024 x 127 x LARGEST_SHORT < 2 ** 31."""
 
 _FOUR = 4 if MANY_REGISTERS else 1
 _TWO = 4 if MANY_REGISTERS else 2
@@ -40,8 +58,10 @@ _GROUP = 4
 """Tiles that all rows pass before the next ones are read."""
 
 # Columns of a layer's addresses, 0 for what it has not.
-NORM_IN, NORM_MID, NORM_QUERY, NORM_KEY, QKV, QKV_BIAS, OUT, OUT_BIAS = range(8)
-GATE_UP, GATE_UP_BIAS, DOWN, DOWN_BIAS, ROTATES, SLAB, INDEX, COLUMNS = range(8, 16)
+NORM_IN, NORM_MID, NORM_QUERY, NORM_KEY = range(4)
+QKV, QKV_SCALES, QKV_BIAS, OUT, OUT_SCALES, OUT_BIAS = range(4, 10)
+GATE_UP, GATE_UP_SCALES, GATE_UP_BIAS, DOWN, DOWN_SCALES, DOWN_BIAS = range(10, 16)
+ROTATES, SLAB, INDEX, COLUMNS = range(16, 20)
 
 
 def padded(rows: int) -> int:
@@ -49,153 +69,335 @@ def padded(rows: int) -> int:
     return rows if rows <= 2 else -(-rows // 4) * 4
 
 
+def _pair_bytes(like):
+    """Bytes of a pair of inputs' 16 outputs."""
+
+
+@overload(_pair_bytes, inline="always")
+def _pair_bytes_typed(like):
+    octets = 32 if like.dtype == types.int16 else 64
+    return lambda like: octets
+
+
+def _finish(like, out, scales, row_scales, bias, rows, outputs, begin, end):
+    """Scale and shift the columns [begin, end) of ``out``."""
+
+
+@overload(_finish, inline="always")
+def _finish_typed(like, out, scales, row_scales, bias, rows, outputs, begin, end):
+    short = like.dtype == types.int16
+
+    def finish(like, out, scales, row_scales, bias, rows, outputs, begin, end):
+        if short:
+            by_output = carray(pointer(scales), outputs, np.float32)
+            by_row = carray(pointer(row_scales), rows, np.float32)
+            for row in range(rows):
+                y = carray(pointer(out), (row + 1) * outputs, np.float32)[row * outputs :]
+                factor = by_row[row]
+                for column in range(begin, end):
+                    y[column] = y[column] * (factor * by_output[column])
+        if bias != 0:
+            added = carray(pointer(bias), outputs, np.float32)
+            for row in range(rows):
+                y = carray(pointer(out), (row + 1) * outputs, np.float32)[row * outputs :]
+                for column in range(begin, end):
+                    y[column] += added[column]
+
+    return finish
+
+
+def _settle(like, x, out, scales, rows, size):
+    """Make operands of rows [rows, size]: int16 and a scale each, if they are to be ``like`` that."""
+
+
+@overload(_settle)
+def _settle_typed(like, x, out, scales, rows, size):
+    if like.dtype != types.int16:
+        return lambda like, x, out, scales, rows, size: None
+
+    def settle(like, x, out, scales, rows, size):
+        for row in range(rows):
+            values = carray(pointer(x), (row + 1) * size, np.float32)[row * size :]
+            shorts = carray(pointer(out), (row + 1) * size, np.int16)[row * size :]
+            largest = np.float32(0.0)
+            for i in range(size):
+                largest = max(largest, abs(values[i]))
+            # A row with NaN or infinity must not come out as numbers.
+            total = np.float32(0.0)
+            for i in range(size):
+                total += values[i] * np.float32(0.0)
+            factor = np.float32(LARGEST_SHORT) / largest if largest > 0 else np.float32(0.0)
+            for i in range(size):
+                shorts[i] = np.int16(np.floor(values[i] * factor + np.float32(0.5)))
+            carray(pointer(scales), row + 1, np.float32)[row] = largest / np.float32(LARGEST_SHORT) + total
+
+    return settle
+
+
 @njit(**FAST)
-def multiply(rank, team, like, x, weights, bias, out, rows, inputs, outputs):
+def multiply(rank, team, like, x, row_scales, weights, scales, bias, out, rows, inputs, outputs):
     """out [rows, outputs] = x [rows, inputs] @ weights + bias, this thread's share of the outputs.
 
-    ``rows`` is one of ``padded``'s; x is ``like``, the others float32; the bias' address may be 0.
+    ``rows`` is one of ``padded``'s; x is ``like``, the others float32; the bias' address may be 0. Scales, of each row
+    and each output, belong to int16 rows and int8 weights.
     """
     tiles, pairs = outputs // WIDTH, inputs // 2
     words = inputs * like.itemsize // 4
+    octets = _pair_bytes(like)
+    stride = pairs * octets
+    at_once = _SHORT_PAIRS if octets == 32 else pairs
     groups = (tiles + _GROUP - 1) // _GROUP
     begin, end = groups * rank // team * _GROUP, min(groups * (rank + 1) // team * _GROUP, tiles)
+    if octets == 32:
+        for row in range(rows):
+            y = carray(pointer(out), (row + 1) * outputs, np.float32)[row * outputs :]
+            for column in range(begin * WIDTH, end * WIDTH):
+                y[column] = np.float32(0.0)
     for tile in range(begin, end, _GROUP):
         count = min(_GROUP, end - tile)
-        w, y = weights + tile * pairs * 64, out + tile * 64
         row = 0
         while row < rows:
             left = rows - row
-            own, to = x + row * words * 4, y + row * outputs * 4
-            if left == 1:
-                row += 1
-                _one_row(like, own, words, w, pairs, to, outputs, count)
-            elif left == 2:
-                row += 2
-                _two_rows(like, own, words, w, pairs, to, outputs, count)
-            elif left == 4:
-                row += 4
-                _four_rows(like, own, words, w, pairs, to, outputs, count)
-            elif left in (8, 16):
-                row += 8
-                _eight_rows(like, own, words, w, pairs, to, outputs, count)
-            else:
-                row += 12
-                _twelve_rows(like, own, words, w, pairs, to, outputs, count)
-    if bias != 0:
-        b = carray(pointer(bias), outputs, np.float32)
-        y = carray(pointer(out), rows * outputs, np.float32)
-        for row in range(rows):
-            for column in range(begin * WIDTH, end * WIDTH):
-                y[row * outputs + column] += b[column]
+            to = out + tile * WIDTH * 4 + row * outputs * 4
+            for first in range(0, pairs, at_once):
+                some = min(at_once, pairs - first)
+                w = weights + tile * stride + first * octets
+                own = x + row * words * 4 + first * like.itemsize * 2
+                if left == 1:
+                    _one_row(like, own, words, w, some, stride, to, outputs, count)
+                elif left == 2:
+                    _two_rows(like, own, words, w, some, stride, to, outputs, count)
+                elif left == 4:
+                    _four_rows(like, own, words, w, some, stride, to, outputs, count)
+                elif left in (8, 16):
+                    _eight_rows(like, own, words, w, some, stride, to, outputs, count)
+                else:
+                    _twelve_rows(like, own, words, w, some, stride, to, outputs, count)
+            row += left if left <= 4 else 8 if left in (8, 16) else 12
+    _finish(like, out, scales, row_scales, bias, rows, outputs, begin * WIDTH, end * WIDTH)
 
 
 @njit(**FAST)
-def _one_row(like, x, words, weights, pairs, out, width, count):
+def _one_row(like, x, words, weights, pairs, stride, out, width, count):
     if count == 4:
-        _ONE_ROW(like, x, words, weights, pairs, out, width)
+        _ONE_ROW(like, x, words, weights, pairs, stride, out, width)
     else:
         for tile in range(count):
-            _ONE_BY_ONE(like, x, words, weights + tile * pairs * 64, pairs, out + tile * 64, width)
+            _ONE_BY_ONE(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
 
 
 @njit(**FAST)
-def _two_rows(like, x, words, weights, pairs, out, width, count):
+def _two_rows(like, x, words, weights, pairs, stride, out, width, count):
     tile = 0
     while tile + _TWO <= count:
-        _TWO_ROWS(like, x, words, weights + tile * pairs * 64, pairs, out + tile * 64, width)
+        _TWO_ROWS(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
         tile += _TWO
     for rest in range(tile, count):
-        _TWO_BY_ONE(like, x, words, weights + rest * pairs * 64, pairs, out + rest * 64, width)
+        _TWO_BY_ONE(like, x, words, weights + rest * stride, pairs, stride, out + rest * 64, width)
 
 
 @njit(**FAST)
-def _four_rows(like, x, words, weights, pairs, out, width, count):
+def _four_rows(like, x, words, weights, pairs, stride, out, width, count):
     tile = 0
     while tile + _FOUR <= count:
-        _FOUR_ROWS(like, x, words, weights + tile * pairs * 64, pairs, out + tile * 64, width)
+        _FOUR_ROWS(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
         tile += _FOUR
     for rest in range(tile, count):
-        _FOUR_BY_ONE(like, x, words, weights + rest * pairs * 64, pairs, out + rest * 64, width)
+        _FOUR_BY_ONE(like, x, words, weights + rest * stride, pairs, stride, out + rest * 64, width)
 
 
 @njit(**FAST)
-def _eight_rows(like, x, words, weights, pairs, out, width, count):
+def _eight_rows(like, x, words, weights, pairs, stride, out, width, count):
     tile = 0
     while tile + 2 <= count:
-        _EIGHT_ROWS(like, x, words, weights + tile * pairs * 64, pairs, out + tile * 64, width)
+        _EIGHT_ROWS(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
         tile += 2
     if tile < count:
-        _EIGHT_BY_ONE(like, x, words, weights + tile * pairs * 64, pairs, out + tile * 64, width)
+        _EIGHT_BY_ONE(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
 
 
 @njit(**FAST)
-def _twelve_rows(like, x, words, weights, pairs, out, width, count):
+def _twelve_rows(like, x, words, weights, pairs, stride, out, width, count):
     tile = 0
     while tile + 2 <= count:
-        _TWELVE_ROWS(like, x, words, weights + tile * pairs * 64, pairs, out + tile * 64, width)
+        _TWELVE_ROWS(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
         tile += 2
     if tile < count:
-        _TWELVE_BY_ONE(like, x, words, weights + tile * pairs * 64, pairs, out + tile * 64, width)
+        _TWELVE_BY_ONE(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
 
 
 @njit(**FAST)
-def step(rank, team, barrier, layers, scales, shape, tables, rotation, work, out, own_like, operand, single, scratch):
+def step(
+    rank,
+    team,
+    barrier,
+    layers,
+    scales,
+    shape,
+    tables,
+    rotation,
+    work,
+    operands,
+    out,
+    own_like,
+    operand,
+    written,
+    single,
+    scratch,
+):
     """One decode step through a span, this thread's share of it; the whole team calls it with its ranks.
 
     ``layers`` [layers, COLUMNS] (int64) and ``scales`` [layers, 4]: the epsilons of the norm in front, of the one in
     the middle and of the heads', and the attention's scale. ``shape``: rows, padded rows, hidden size, heads, groups,
-    dim, inner size. ``tables`` [slabs, rows, 6] and ``rotation`` as in compiled.attend. ``work``: addresses of the
-    residual, the operands of products (of the first and third, the second, the last) and the results (of the first, the second and
-    last, the third): all float32 but operands, which are like ``operand``. ``out`` and KV are like ``own_like``.
-    ``scratch`` [team, compiled.scratch_size].
+    dim, inner size. ``tables`` [slabs, rows, 6] and ``rotation`` as in compiled.attend. ``work``: addresses, all
+    float32, of the residual and the results of products (of the first, of the second and last, of the third).
+    ``operands`` [3, 3]: for those of the first and third, the second and the last product, where kernels write them,
+    like ``written``, where products read them, like ``operand`` (the same place unless that is int16), and the
+    rows' scales. ``out`` and KV are like ``own_like``. ``scratch`` [team, compiled.scratch_size].
     """
     rows, count, hidden, heads, groups, dim, inner = shape
-    residual, normed, mixed, gated, qkv, added, gate_up = work
-    width = (heads + 2 * groups) * dim
+    residual, qkv, added, gate_up = work
+    mixed_size, width = heads * dim, (heads + 2 * groups) * dim
     first = rows * rank // team
     own = rows * (rank + 1) // team - first
-    place, operands = first * hidden * 4, first * hidden * operand.itemsize
+    normed, mixed, gated = operands[0], operands[1], operands[2]
     own_scratch = scratch[rank]
+    place, from_hidden, from_inner = first * hidden * 4, first * hidden, first * inner
     before = 0
     for layer in range(layers.shape[0]):
         a, eps = layers[layer], scales[layer]
-        add_norm(
-            residual + place, before, single, a[NORM_IN], normed + operands, operand, own, hidden, eps[0]
+        for half in range(2):
+            add_norm(
+                residual + place,
+                before,
+                single,
+                a[NORM_IN + half],
+                normed[0] + from_hidden * written.itemsize,
+                written,
+                own,
+                hidden,
+                eps[half],
+            )
+            _settle(
+                operand,
+                normed[0] + from_hidden * 4,
+                normed[1] + from_hidden * 2,
+                normed[2] + first * 4,
+                own,
+                hidden,
+            )
+            meet(single, barrier, team)
+            if half == 1:
+                break
+            multiply(
+                rank,
+                team,
+                operand,
+                normed[1],
+                normed[2],
+                a[QKV],
+                a[QKV_SCALES],
+                a[QKV_BIAS],
+                qkv,
+                count,
+                hidden,
+                width,
+            )
+            meet(single, barrier, team)
+            turned = (rotation[0] * a[ROTATES], rotation[1] * a[ROTATES])
+            norms = (a[NORM_QUERY], a[NORM_KEY])
+            table, sizes = tables[a[SLAB]], (heads, groups, dim)
+            store_keys(
+                rank, team, qkv, single, own_like, table, a[INDEX], sizes, turned, norms, eps[2], own_scratch
+            )
+            meet(single, barrier, team)
+            attend_rows(
+                rank,
+                team,
+                qkv,
+                single,
+                mixed[0],
+                written,
+                own_like,
+                table,
+                a[INDEX],
+                sizes,
+                turned,
+                norms,
+                eps[2],
+                eps[3],
+                own_scratch,
+            )
+            meet(single, barrier, team)
+            if operand.itemsize != written.itemsize:
+                at = first * mixed_size
+                _settle(operand, mixed[0] + at * 4, mixed[1] + at * 2, mixed[2] + first * 4, own, mixed_size)
+                meet(single, barrier, team)
+            multiply(
+                rank,
+                team,
+                operand,
+                mixed[1],
+                mixed[2],
+                a[OUT],
+                a[OUT_SCALES],
+                a[OUT_BIAS],
+                added,
+                count,
+                mixed_size,
+                hidden,
+            )
+            meet(single, barrier, team)
+            before = added + place
+        multiply(
+            rank,
+            team,
+            operand,
+            normed[1],
+            normed[2],
+            a[GATE_UP],
+            a[GATE_UP_SCALES],
+            a[GATE_UP_BIAS],
+            gate_up,
+            count,
+            hidden,
+            2 * inner,
         )
         meet(single, barrier, team)
-        multiply(rank, team, operand, normed, a[QKV], a[QKV_BIAS], qkv, count, hidden, width)
-        meet(single, barrier, team)
-        turned = (rotation[0] * a[ROTATES], rotation[1] * a[ROTATES])
-        norms = (a[NORM_QUERY], a[NORM_KEY])
-        table, sizes = tables[a[SLAB]], (heads, groups, dim)
-        store_keys(rank, team, qkv, single, own_like, table, a[INDEX], sizes, turned, norms, eps[2], own_scratch)
-        meet(single, barrier, team)
-        attend_rows(
-            rank, team, qkv, single, mixed, operand, own_like, table, a[INDEX], sizes, turned, norms, eps[2], eps[3],
-            own_scratch,
+        gate(gate_up + from_inner * 8, single, gated[0] + from_inner * written.itemsize, written, own, inner)
+        _settle(
+            operand, gated[0] + from_inner * 4, gated[1] + from_inner * 2, gated[2] + first * 4, own, inner
         )
         meet(single, barrier, team)
-        multiply(rank, team, operand, mixed, a[OUT], a[OUT_BIAS], added, count, heads * dim, hidden)
-        meet(single, barrier, team)
-        add_norm(
-            residual + place, added + place, single, a[NORM_MID], normed + operands, operand, own, hidden, eps[1]
+        multiply(
+            rank,
+            team,
+            operand,
+            gated[1],
+            gated[2],
+            a[DOWN],
+            a[DOWN_SCALES],
+            a[DOWN_BIAS],
+            added,
+            count,
+            inner,
+            hidden,
         )
         meet(single, barrier, team)
-        multiply(rank, team, operand, normed, a[GATE_UP], a[GATE_UP_BIAS], gate_up, count, hidden, 2 * inner)
-        meet(single, barrier, team)
-        gate(gate_up + first * inner * 8, single, gated + first * inner * operand.itemsize, operand, own, inner)
-        meet(single, barrier, team)
-        multiply(rank, team, operand, gated, a[DOWN], a[DOWN_BIAS], added, count, inner, hidden)
-        meet(single, barrier, team)
-        before = added + place
-    add_round(
-        residual + place, added + place, single, out + first * hidden * own_like.itemsize, own_like, own * hidden
-    )
+    add_round(residual + place, before, single, out + from_hidden * own_like.itemsize, own_like, own * hidden)
     meet(single, barrier, team)
 
 
 @njit(**FAST)
-def multiply_together(rank, team, barrier, like, x, weights, bias, out, rows, inputs, outputs):
+def multiply_together(
+    rank, team, barrier, like, x, row_scales, weights, scales, bias, out, rows, inputs, outputs
+):
     """``multiply``, and wait until all of the team are through."""
-    multiply(rank, team, like, x, weights, bias, out, rows, inputs, outputs)
+    multiply(rank, team, like, x, row_scales, weights, scales, bias, out, rows, inputs, outputs)
     meet(like, barrier, team)
+
+
+@njit(**FAST)
+def settle(x, out, scales, rows, size):
+    """Make int16 rows and their scales of float32 ones."""
+    _settle(SHORT, x, out, scales, rows, size)

@@ -38,7 +38,7 @@ _WORDS = ir.VectorType(_WORD, WIDTH)
 _SHORTS = ir.VectorType(ir.IntType(16), WIDTH)
 
 
-class _BFloat(ir.Type):
+class _BFloat(ir.Type):  # type: ignore[misc]
     """LLVM's bfloat, which llvmlite has no name for."""
 
     def _to_string(self) -> str:
@@ -52,6 +52,8 @@ class _BFloat(ir.Type):
 
 
 _PAIRS = ir.VectorType(_BFloat(), 2 * WIDTH)
+_BYTES = ir.VectorType(ir.IntType(8), 2 * WIDTH)
+_MANY_SHORTS = ir.VectorType(ir.IntType(16), 2 * WIDTH)
 
 
 def _features() -> dict[str, bool]:
@@ -68,6 +70,9 @@ _HAS = _features()
 MULTIPLIES_PAIRS = _HAS.get("avx512bf16", False)
 """Whether one instruction multiplies pairs of bfloat16 and adds to float32."""
 
+MULTIPLIES_SHORTS = _HAS.get("avx512vnni", False)
+"""Whether one instruction multiplies pairs of int16 and adds to int32."""
+
 MANY_REGISTERS = _HAS.get("avx512f", False)
 """Whether 32 vectors of 16 fit the registers; else sums are kept fewer."""
 
@@ -78,6 +83,9 @@ def _long(value: int) -> ir.Constant:
 
 def _all(kind: ir.VectorType, value: float) -> ir.Constant:
     return ir.Constant(kind, [value] * kind.count)
+
+
+_NOTHING = _all(_FLOATS, 0.0)
 
 
 def _address(b: ir.IRBuilder, base: Any, *terms: tuple[Any, int]) -> Any:
@@ -113,17 +121,17 @@ def _fused(b: ir.IRBuilder, x: Any, y: Any, total: Any) -> Any:
 
 
 def _loop(
-    b: ir.IRBuilder, count: Any, sums: int, body: Callable[[Any, list[Any]], list[Any]]
+    b: ir.IRBuilder, count: Any, first: list[ir.Constant], body: Callable[[Any, list[Any]], list[Any]]
 ) -> list[Any]:
-    """Run ``body`` for 0 <= i < count (at least once) on vectors that begin at zero; return these at the end."""
+    """Run ``body`` for 0 <= i < count (at least once) on vectors that begin as ``first``; return these at the end."""
     before, loop, after = b.block, b.append_basic_block("loop"), b.append_basic_block("after")
     b.branch(loop)
     b.position_at_end(loop)
     index = b.phi(_LONG)
     index.add_incoming(_long(0), before)
-    totals = [b.phi(_FLOATS) for _ in range(sums)]
-    for total in totals:
-        total.add_incoming(_all(_FLOATS, 0.0), before)
+    totals = [b.phi(begin.type) for begin in first]
+    for total, begin in zip(totals, first, strict=True):
+        total.add_incoming(begin, before)
     results = body(index, totals)
     following = b.add(index, _long(1))
     index.add_incoming(following, b.block)
@@ -148,13 +156,11 @@ def _sum(b: ir.IRBuilder, vector: Any) -> Any:
 
 
 def _intrinsic(arguments: int, generate: Callable[..., None]) -> Any:
-    """Return an intrinsic of an array, whose type alone counts, and so many int64; it returns nothing."""
+    """Return an intrinsic of an array, of which the dtype alone counts, and so many int64; it returns nothing."""
 
-    def kernel(typingctx: Any, like: Any, *_: Any) -> Any:
-        is_half = like.dtype == types.uint16
-
-        def code(context: Any, builder: ir.IRBuilder, signature: Any, values: Sequence[Any]) -> Any:
-            generate(builder, is_half, *values[1:])
+    def kernel(_: Any, like: Any, *__: Any) -> Any:
+        def code(context: Any, builder: ir.IRBuilder, _: Any, values: Sequence[Any]) -> Any:
+            generate(builder, like.dtype, *values[1:])
             return context.get_dummy_value()
 
         return types.void(like, *[types.int64] * arguments), code
@@ -167,33 +173,39 @@ def _intrinsic(arguments: int, generate: Callable[..., None]) -> Any:
 
 
 def tile_product(rows: int, tiles: int) -> Any:
-    """(like, x, words, weights, pairs, out, width): x [rows, 2 x pairs] times ``tiles`` tiles of 16 outputs.
+    """(like, x, words, weights, pairs, stride, out, width): x [rows, 2 x pairs] times ``tiles`` tiles of 16 outputs.
 
-    Weights are bfloat16 [tiles, pairs, 16, 2], rows of ``out`` float32 and ``width`` numbers apart. Rows of ``x`` are
-    ``words`` times 4 bytes apart; they are ``like``: bfloat16 (where MULTIPLIES_PAIRS) or float32.
+    Rows of ``x`` are ``words`` times 4 bytes apart. They are ``like``: bfloat16 (where MULTIPLIES_PAIRS) or float32,
+    with bfloat16 weights [tiles, pairs, 16, 2]; or int16 (where MULTIPLIES_SHORTS), with int8 weights. Tiles are
+    ``stride`` bytes apart, rows of ``out``, float32, ``width`` numbers. Sums of int16 are added to what ``out`` has.
     """
 
-    def generate(
-        b: ir.IRBuilder, in_pairs: bool, x: Any, words: Any, weights: Any, pairs: Any, out: Any, width: Any
-    ) -> None:
+    def generate(b: ir.IRBuilder, like: Any, *arguments: Any) -> None:
+        x, words, weights, pairs, stride, out, width = arguments
+        short = like == types.int16
+        octets, kind = (32, _BYTES) if short else (64, _WORDS)
+        zero = _all(_WORDS, 0) if short else _NOTHING
+
         def body(k: Any, totals: list[Any]) -> list[Any]:
             loaded = []
             for tile in range(tiles):
-                address = _address(b, weights, (pairs, 64 * tile), (k, 64))
-                loaded.append(_load(b, address, _WORDS, 64))
-                _fetch(b, b.add(address, _long(_AHEAD_BYTES)), once=True)
-            multiplied = _by_pairs(b, loaded) if in_pairs else _by_singles(b, loaded)
+                address = _address(b, weights, (stride, tile), (k, octets))
+                loaded.append(_load(b, address, kind, octets))
+                if not short or tile % 2 == 0:
+                    _fetch(b, b.add(address, _long(_AHEAD_BYTES)), once=True)
+            multiplied = _MULTIPLIED[like](b, loaded)
             results = []
             for row in range(rows):
-                address = _address(b, x, (words, 4 * row), (k, 4 if in_pairs else 8))
+                address = _address(b, x, (words, 4 * row), (k, 8 if like == types.float32 else 4))
                 results += multiplied(address, totals[row * tiles : (row + 1) * tiles])
             return results
 
-        for place, total in enumerate(_loop(b, pairs, rows * tiles, body)):
+        for place, total in enumerate(_loop(b, pairs, [zero] * (rows * tiles), body)):
             row, tile = divmod(place, tiles)
-            _store(b, total, b.add(_address(b, out, (width, 4 * row)), _long(64 * tile)))
+            to = b.add(_address(b, out, (width, 4 * row)), _long(4 * WIDTH * tile))
+            _store(b, b.fadd(_load(b, to, _FLOATS), b.sitofp(total, _FLOATS)) if short else total, to)
 
-    return _intrinsic(6, generate)
+    return _intrinsic(7, generate)
 
 
 def _fetch(b: ir.IRBuilder, address: Any, *, once: bool) -> None:
@@ -203,7 +215,7 @@ def _fetch(b: ir.IRBuilder, address: Any, *, once: bool) -> None:
     b.call(prefetch, [b.inttoptr(address, octets), *hints])
 
 
-def _fetch_line(b: ir.IRBuilder, _: bool, address: Any) -> None:
+def _fetch_line(b: ir.IRBuilder, _: Any, address: Any) -> None:
     _fetch(b, address, once=False)
 
 
@@ -211,7 +223,7 @@ fetch = _intrinsic(1, _fetch_line)
 """(like, address): ask memory for the 64 bytes there, which are needed soon."""
 
 
-def _meet(b: ir.IRBuilder, _: bool, barrier: Any, team: Any) -> None:
+def _meet(b: ir.IRBuilder, _: Any, barrier: Any, team: Any) -> None:
     """A central barrier with a generation count: the last to come opens it for the others, who spin, and then yield."""
     after = b.append_basic_block("after")
     alone = b.icmp_signed("<=", team, _long(1))
@@ -281,15 +293,29 @@ def _by_singles(b: ir.IRBuilder, loaded: list[Any]) -> Multiplied:
     return multiplied
 
 
+def _by_shorts(b: ir.IRBuilder, loaded: list[Any]) -> Multiplied:
+    weights = [b.bitcast(b.sext(octets, _MANY_SHORTS), _WORDS) for octets in loaded]
+
+    def multiplied(address: Any, totals: list[Any]) -> list[Any]:
+        pair = _spread(b, _load(b, address, _WORD))
+        dot = _function(b, "llvm.x86.avx512.vpdpwssd.512", _WORDS, [_WORDS] * 3)
+        return [b.call(dot, [total, pair, weight]) for total, weight in zip(totals, weights, strict=True)]
+
+    return multiplied
+
+
+_MULTIPLIED = {types.uint16: _by_pairs, types.float32: _by_singles, types.int16: _by_shorts}
+
+
 def dot_products(queries: int, tokens: int) -> Any:
     """(like, queries, keys, parts, out, width): queries [.., 16 x parts] times as long keys: out [queries, tokens].
 
     Keys are ``like``: bfloat16 or float32; the others are float32. Rows of ``out`` are ``width`` numbers apart.
     """
 
-    def generate(
-        b: ir.IRBuilder, is_half: bool, query: Any, keys: Any, parts: Any, out: Any, width: Any
-    ) -> None:
+    def generate(b: ir.IRBuilder, like: Any, *arguments: Any) -> None:
+        query, keys, parts, out, width = arguments
+        is_half = like == types.uint16
         octets = WIDTH * (2 if is_half else 4)
 
         def body(part: Any, totals: list[Any]) -> list[Any]:
@@ -303,7 +329,7 @@ def dot_products(queries: int, tokens: int) -> Any:
                 results += [_fused(b, own, loaded[t], totals[row * tokens + t]) for t in range(tokens)]
             return results
 
-        for place, total in enumerate(_loop(b, parts, queries * tokens, body)):
+        for place, total in enumerate(_loop(b, parts, [_NOTHING] * (queries * tokens), body)):
             row, token = divmod(place, tokens)
             _store(b, _sum(b, total), b.add(_address(b, out, (width, 4 * row)), _long(4 * token)))
 
@@ -318,8 +344,9 @@ def weighted_sums(queries: int, parts: int) -> Any:
     ``ahead`` as the values lie is needed next.
     """
 
-    def generate(b: ir.IRBuilder, is_half: bool, *arguments: Any) -> None:
+    def generate(b: ir.IRBuilder, like: Any, *arguments: Any) -> None:
         weights, width, values, dim, tokens, out, ahead = arguments
+        is_half = like == types.uint16
         size = 2 if is_half else 4
 
         def body(token: Any, totals: list[Any]) -> list[Any]:
@@ -327,16 +354,14 @@ def weighted_sums(queries: int, parts: int) -> Any:
             for line in range(0, parts * WIDTH * size, 64):
                 _fetch(b, b.add(b.add(ahead, place), _long(line)), once=False)
             start = b.add(values, place)
-            loaded = [
-                _widened(b, b.add(start, _long(WIDTH * size * part)), is_half) for part in range(parts)
-            ]
+            loaded = [_widened(b, b.add(start, _long(WIDTH * size * part)), is_half) for part in range(parts)]
             results = []
             for row in range(queries):
                 weight = _spread(b, _load(b, _address(b, weights, (width, 4 * row), (token, 4)), _FLOAT))
                 results += [_fused(b, weight, loaded[p], totals[row * parts + p]) for p in range(parts)]
             return results
 
-        for place, total in enumerate(_loop(b, tokens, queries * parts, body)):
+        for place, total in enumerate(_loop(b, tokens, [_NOTHING] * (queries * parts), body)):
             row, part = divmod(place, parts)
             _store(b, total, b.add(_address(b, out, (dim, 4 * row)), _long(4 * WIDTH * part)))
 
