@@ -185,7 +185,7 @@ class EngineSettings:
     second_copy_bytes: int = knob(
         512 * MIB,
         "Weights of up to so many bytes are also kept in the form that answers few streams fastest, "
-        "on CPUs where that gains more than 15 %; 0: never.",
+        "on CPUs that are no slower with it; 0: never.",
     )
     huge_pages: bool = knob(
         True, "Move weights in a CPU's memory to huge pages once they are loaded (Linux): steps are faster."
