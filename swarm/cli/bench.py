@@ -16,6 +16,7 @@ from swarm.errors import SwarmError
 
 RETRY_SECONDS = 1.0
 WARM_UP_TOKENS = 8
+ROOMY_COLUMNS = 120
 
 
 def bench(
@@ -139,23 +140,32 @@ def _show(door: Door, model: str, rounds: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     announce(f"{model} at {door.url}")
-    table = Table()
-    for name in (
-        "streams", "prompt", "tokens", "TTFT p50 / p99 ms", "token p50 / p99 ms", "tok/s a stream", "tok/s in all",
-        "errors",
-    ):  # fmt: skip
-        table.add_column(name, justify="right", overflow="fold")
-    for measured in rounds:
-        rates = measured["tokens_per_second"]
-        cells = (
-            measured["streams"],
-            measured["prompt_tokens"],
-            measured["tokens"],
-            " / ".join(f"{measured['ttft_ms'][name]:.0f}" for name in ("p50", "p99")),
-            " / ".join(f"{measured['inter_token_ms'][name]:.1f}" for name in ("p50", "p99")),
-            f"{rates['a_stream']:.1f}",
-            f"{rates['in_all']:.1f}",
-            len(measured["errors"]),
-        )
-        table.add_row(*(Text(printable(str(cell))) for cell in cells))
-    table_console().print(table)
+    found = [_figures(measured) for measured in rounds]
+    console = table_console()
+    table = Table(show_header=console.width >= ROOMY_COLUMNS)
+    if table.show_header:
+        for name in found[0]:
+            table.add_column(name, justify="right", overflow="fold")
+        lines = [list(figures.values()) for figures in found]
+    else:  # turned: a column for each round
+        lines = [[name, *(figures[name] for figures in found)] for name in found[0]]
+    for cells in lines:
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    console.print(table)
+
+
+def _figures(measured: dict[str, Any]) -> dict[str, str]:
+    """Return what a round is told by: names and figures."""
+    rates = measured["tokens_per_second"]
+    return {
+        "streams": str(measured["streams"]),
+        "prompt": str(measured["prompt_tokens"]),
+        "tokens": str(measured["tokens"]),
+        "TTFT p50 / p99 ms": " / ".join(f"{measured['ttft_ms'][name]:.0f}" for name in ("p50", "p99")),
+        "token p50 / p99 ms": " / ".join(
+            f"{measured['inter_token_ms'][name]:.1f}" for name in ("p50", "p99")
+        ),
+        "tok/s a stream": f"{rates['a_stream']:.1f}",
+        "tok/s in all": f"{rates['in_all']:.1f}",
+        "errors": str(len(measured["errors"])),
+    }

@@ -229,13 +229,9 @@ def _command(talk: Talk, text: str) -> bool:
         case "/route":
             talk.show_route = not talk.show_route
             announce("The route is shown." if talk.show_route else "The route is hidden.")
-        case "/model" if rest.strip():
-            talk.model = rest.strip()
-            announce(f"From now on: {talk.model}")
         case "/model":
             try:
-                for model in talk.door.get("/v1/models")["data"]:
-                    announce(f"{'*' if model['id'] == talk.model else ' '} {model['id']}")
+                _choose(talk, rest.strip())
             except SwarmError as exc:
                 print(f"swarm: {exc}", file=sys.stderr)
         case "/help":
@@ -243,6 +239,18 @@ def _command(talk: Talk, text: str) -> bool:
         case _:
             announce(f"{name} is no command; /help lists them.")
     return False
+
+
+def _choose(talk: Talk, name: str) -> None:
+    """Go on with another model, or list those there are."""
+    served = [str(model["id"]) for model in talk.door.get("/v1/models")["data"]]
+    if not name:
+        announce("\n".join(f"{'*' if model == talk.model else ' '} {model}" for model in served))
+    elif name in served or name.partition("@")[0] in served:
+        talk.model = name
+        announce(f"From now on: {name}")
+    else:
+        announce(f"{name} is not served; /model lists what is. Still: {talk.model}")
 
 
 def _first_model(door: Door) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -47,6 +48,17 @@ def table_console() -> Console:
     """Return where tables go: as wide as the terminal (or $COLUMNS), else wide enough to cut nothing."""
     fits_itself = sys.stdout.isatty() or "COLUMNS" in os.environ
     return Console(width=None if fits_itself else PIPE_COLUMNS)
+
+
+def wrapped(text: str, indent: int) -> str:
+    """Break a line between words at the terminal's edge, what follows indented; elsewhere it stays one line."""
+    if not sys.stdout.isatty():
+        return text
+    columns = max(table_console().width, 2 * indent)
+    return (
+        "\n".join(textwrap.wrap(text, columns, subsequent_indent=" " * indent, break_on_hyphens=False))
+        or text
+    )
 
 
 def progress() -> Progress:

@@ -6,39 +6,22 @@ import asyncio
 import contextlib
 import getpass
 import json
-import os
 import platform
-import shutil
-import ssl
 import sys
-from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-import psutil
 import typer
 
-from swarm import __version__
 from swarm.cli import options
-from swarm.cli.console import coloured, printable, working
-from swarm.cli.door import STATE, Api, ApiKeyFile, Door
+from swarm.cli.checks import machine, port, state_folder, versions
+from swarm.cli.console import coloured, printable, working, wrapped
+from swarm.cli.door import NODE_SECONDS, STATE, Api, ApiKeyFile, Door
 from swarm.cli.findings import Finding, of_state, redacted
 from swarm.errors import ConfigError, DialError, SwarmError
 from swarm.types import Address
 
-PACKAGES = (
-    "torch",
-    "transformers",
-    "safetensors",
-    "tokenizers",
-    "websockets",
-    "quart",
-    "hypercorn",
-    "cryptography",
-)
-LOW_MEMORY_BYTES = 1 << 30
-LOW_DISK_BYTES = 2 << 30
 CLOCK_SECONDS = 5.0
 EXIT_FAILED = 1
 _MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
@@ -66,13 +49,13 @@ def doctor(
     door = Door(api, api_key_file)
     door.hint = ""  # the finding has a remedy of its own
     with working("Looking at this machine and its swarm …"):
-        seen = _state_of(folder, door)
+        seen, runs = _state_of(folder, door)
         swarm_state = seen if isinstance(seen, dict) else None
         findings = [
-            *_versions(),
-            *_machine(),
-            *_folder(folder),
-            *_port(listen, node_runs=swarm_state is not None),
+            *versions(),
+            *machine(),
+            *state_folder(folder, node_runs=runs),
+            *port(listen, node_runs=runs),
             *_addresses(bootstrap or [], folder),
             *_clock(door),
             *(of_state(seen) if isinstance(seen, dict) else [seen]),
@@ -97,11 +80,11 @@ def _print(findings: list[Finding], secrets: list[tuple[str, str]] | None, *, as
         )
         return
     for finding, text, remedy in zip(findings, shown, remedies, strict=True):
-        mark = _MARKS[finding.level]
+        mark, line = _MARKS[finding.level], wrapped(f"      {finding.about}: {printable(text)}", 6)
         mark = typer.style(mark, fg=_COLOURS[finding.level]) if coloured(sys.stdout) else mark
-        typer.echo(f"{mark}  {finding.about}: {printable(text)}")
+        typer.echo(f"{mark}  {line.lstrip()}")
         if remedy:
-            typer.echo(f"      -> {printable(remedy)}")
+            typer.echo(wrapped(f"      -> {printable(remedy)}", 9))
 
 
 def _places(folder: Path, door: Door, bootstrap: list[str], listen: str | None) -> list[tuple[str, str]]:
@@ -131,136 +114,6 @@ def _names(state: dict[str, Any] | None) -> list[tuple[str, str]]:
         names += [("id", member["node"]), ("id", member["node"][:8]), ("name", member["name"])]
         names += [("address", Address.parse(address).host) for address in member.get("addresses", ())]
     return names
-
-
-def _versions() -> list[Finding]:
-    found = {name: _version(name) for name in PACKAGES}
-    absent = [name for name, version in found.items() if not version]
-    packages = ", ".join(f"{name} {version}" for name, version in found.items() if version)
-    findings = [
-        Finding("versions", "ok", f"swarm {__version__}, Python {platform.python_version()} on {platform.platform()}"),
-        Finding("versions", "ok", packages),
-    ]  # fmt: skip
-    if absent:
-        findings.append(
-            Finding(
-                "versions",
-                "fail",
-                f"not installed: {', '.join(absent)}",
-                "install swarm again: pip install -c constraints.txt . in its clone",
-            )
-        )
-    if not ssl.HAS_TLSv1_3:
-        findings.append(
-            Finding(
-                "tls",
-                "fail",
-                f"{ssl.OPENSSL_VERSION} has no TLS 1.3",
-                "use a Python with OpenSSL 1.1.1 or newer",
-            )
-        )
-    else:
-        findings.append(Finding("tls", "ok", f"{ssl.OPENSSL_VERSION}, TLS 1.3"))
-    return findings
-
-
-def _version(package: str) -> str:
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return ""
-
-
-def _machine() -> list[Finding]:
-    from swarm.models.store import default_home
-
-    memory = psutil.virtual_memory()
-    findings = [
-        Finding(
-            "memory",
-            "ok" if memory.available >= LOW_MEMORY_BYTES else "warn",
-            f"{memory.available / 2**30:.1f} of {memory.total / 2**30:.1f} GiB free, "
-            f"{psutil.cpu_count(logical=False)} cores",
-            ""
-            if memory.available >= LOW_MEMORY_BYTES
-            else "close other programs, or hold fewer layers (--layers A:B)",
-        )
-    ]
-    home = default_home()
-    there = next(folder for folder in (home, *home.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    findings.append(
-        Finding(
-            "disk",
-            "ok" if free >= LOW_DISK_BYTES else "warn",
-            f"{free / 2**30:.1f} GiB free for models in {home}",
-            "" if free >= LOW_DISK_BYTES else "make room, or keep models elsewhere: SWARM_HOME=FOLDER",
-        )
-    )
-    if not os.access(there, os.W_OK):
-        findings.append(
-            Finding("disk", "fail", f"{there} can't be written to", "set SWARM_HOME to a folder of yours")
-        )
-    return findings
-
-
-def _folder(folder: Path) -> list[Finding]:
-    from swarm.node.keystore import SECRET_FILE, Keystore
-
-    if not folder.exists():
-        return [
-            Finding(
-                "state folder",
-                "warn",
-                f"{folder} does not exist: no node ran here yet",
-                "start a swarm with `python -m swarm join --model ID`, or join one with an invite",
-            )
-        ]
-    if os.name != "nt" and folder.stat().st_mode & 0o077:
-        return [
-            Finding("state folder", "fail", f"{folder} is open to other users", f"run: chmod 700 {folder}")
-        ]
-    try:
-        keyring = Keystore(folder).own_keyring()
-    except ConfigError as exc:
-        return [Finding("state folder", "fail", str(exc), f"copy {SECRET_FILE} from a member again")]
-    if keyring is None:
-        return [
-            Finding(
-                "state folder",
-                "warn",
-                f"there is no swarm secret in {folder}",
-                "join with an invite, or name a copy of a member's swarm.key with --swarm-key-file",
-            )
-        ]
-    count = len(keyring.secrets)
-    rotation = f"; {count} secrets: a rotation is under way" if count > 1 else ""
-    return [Finding("state folder", "ok", f"{folder} holds a swarm secret{rotation}")]
-
-
-def _port(listen: str | None, *, node_runs: bool) -> list[Finding]:
-    if node_runs:
-        return []
-    from swarm.config import NodeSettings
-    from swarm.net.sockets import open_listener
-
-    address = NodeSettings().listen
-    try:
-        if listen is not None:
-            address = Address.parse(listen, address.host)
-        open_listener(address).close()
-    except ValueError as exc:
-        raise ConfigError(f"--listen: {exc}") from None
-    except OSError as exc:
-        return [
-            Finding(
-                "port",
-                "fail",
-                f"can't listen on {address}: {exc.strerror}",
-                "choose another with --listen, or end what has it",
-            )
-        ]
-    return [Finding("port", "ok", f"{address} is free for a node")]
 
 
 def _addresses(addresses: list[str], folder: Path) -> list[Finding]:
@@ -325,20 +178,24 @@ def _clock(door: Door) -> list[Finding]:
     ]
 
 
-def _state_of(folder: Path, door: Door) -> dict[str, Any] | Finding:
-    """Return the swarm as this machine's own node sees it, else as the front door does, else why neither answers."""
+def _state_of(folder: Path, door: Door) -> tuple[dict[str, Any] | Finding, bool]:
+    """Return the swarm as this machine's own node sees it, else as the front door does, else why neither answers.
+
+    And whether it is the node's own word.
+    """
     from swarm.node.control import GetState, ask
 
     try:
-        return ask(folder, GetState())
+        return ask(folder, GetState(), NODE_SECONDS), True
     except SwarmError as own:
         try:
             state: dict[str, Any] = door.get(STATE)
-            return state
+            return state, False
         except SwarmError as exc:
-            return Finding(
+            found = Finding(
                 "swarm",
                 "warn",
                 f"no view of the swarm: {own}; {exc}",
                 "start a node here, or name a front door with --api",
             )
+            return found, False

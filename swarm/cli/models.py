@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 app = typer.Typer(rich_markup_mode=None)
 
+ROOMY_COLUMNS = 120
+"""Below that a table would break ids and paths into pieces."""
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Name = Annotated[str, typer.Argument(metavar="ID", help="The model's id, as `swarm models` lists it.")]
 
@@ -54,6 +56,9 @@ def list_models(as_json: Json = False) -> None:
             f"No models in {store.home / 'models'}. `swarm models pull ID` gets one; a node that joins a swarm gets "
             "what it needs from the others."
         )
+        return
+    if table_console().width < ROOMY_COLUMNS:
+        announce("\n".join(_as_lines(model) for model in found))
         return
     table = Table("model", "digest", "layers here", "ends", "size", "context", "folder")
     for column in table.columns:
@@ -181,6 +186,13 @@ def remove(
         raise typer.Exit(1)
     store.remove(name)
     announce(f"Removed {name}: {size(taken)}.")
+
+
+def _as_lines(model: dict[str, Any]) -> str:
+    here = f"layers {', '.join(model['layers_here']) or 'none'} of {model['layers']}"
+    ends = "with ends" if model["ends_here"] else "without ends"
+    about = f"{here}, {ends}, {size(model['disk_bytes'])}, context {model['context_tokens']}"
+    return f"{model['name']}@{model['digest'][:12]}\n  {about}\n  {model['folder']}"
 
 
 def _tell(model: LocalModel, as_json: bool) -> None:

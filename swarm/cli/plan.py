@@ -222,6 +222,8 @@ def as_values(found: Plan, prompt_tokens: int) -> dict[str, Any]:
 
 def _shown(found: Plan, prompt_tokens: int) -> Group:
     table = Table("machine", "memory", "layers", "weights", "room in KV", "ms a layer")
+    for column in table.columns:
+        column.overflow = "fold"
     for one in found.holdings:
         cells = (
             one.name,

@@ -18,9 +18,9 @@ from swarm.cli.door import Api, ApiKeyFile, Look, viewpoint
 from swarm.errors import SwarmError
 
 WATCH_SECONDS = 1.0
-NARROW_COLUMNS = 110
-DETAILS = ("dtype", "rows/s", "RSS MiB")
-"""What a narrow terminal has no room for."""
+ROOM = {"dtype": 110, "RTT ms": 70, "sessions": 70, "rows/s": 110, "RSS MiB": 110}
+"""From how many columns on a terminal has room for what is measured."""
+FRAMED_COLUMNS = 60
 
 
 def status(
@@ -65,18 +65,16 @@ def _watch(look: Look) -> None:
 
 def _shown(state: dict[str, Any], width: int) -> Group:
     verdicts = [Text(printable(_servable(model))) for model in state["models"]]
-    return Group(_members(state, wide=width >= NARROW_COLUMNS), *verdicts)
+    return Group(_members(state, width), *verdicts)
 
 
-def _members(state: dict[str, Any], *, wide: bool) -> Table:
-    table = Table()
+def _members(state: dict[str, Any], width: int) -> Table:
+    table = Table() if width >= FRAMED_COLUMNS else Table(box=None, padding=(0, 1, 0, 0))
     table.add_column("node", no_wrap=True)
     table.add_column("name", overflow="fold")
     table.add_column("state", overflow="fold")
     table.add_column("layers", overflow="fold", min_width=len("10:20 of 30"))
-    rest = [
-        name for name in ("dtype", "RTT ms", "sessions", "rows/s", "RSS MiB") if wide or name not in DETAILS
-    ]
+    rest = [name for name, columns in ROOM.items() if width >= columns]
     for name in rest:
         table.add_column(name, no_wrap=True)
     with_model = len(state["models"]) > 1

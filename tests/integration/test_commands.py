@@ -164,6 +164,7 @@ async def test_bench_measures_answers_as_their_client_sees_them() -> None:
         code, out, err = await swarm(served, "bench", *asked, "--json", SWARM_API_KEYS="secret-key")
         requests = [generation.request for generation in paced.generations]
         _, table, _ = await swarm(served, "bench", *asked, SWARM_API_KEYS="secret-key")
+        _, narrow, _ = await swarm(served, "bench", *asked, SWARM_API_KEYS="secret-key", COLUMNS="60")
     assert code == 0, err
     found = json.loads(out)
     assert (found["model"], [measured["streams"] for measured in found["rounds"]]) == (MODEL, [1, 3])
@@ -175,7 +176,9 @@ async def test_bench_measures_answers_as_their_client_sees_them() -> None:
         assert 0 < rates["slowest_stream"] <= rates["a_stream"] <= 1 / 0.02 + 1
     # One that warms up, then 1 + 3, no two with the same prompt.
     assert len({request.prompt for request in requests}) == len(requests) == 5
-    assert "TTFT" in table
+    for shown, columns in ((table, 200), (narrow, 60)):
+        assert "TTFT p50 / p99 ms" in shown
+        assert max(map(len, shown.splitlines()[1:])) <= columns
     assert "\x1b" not in table
 
 

@@ -42,7 +42,9 @@ def listed() -> list[dict[str, Any]]:
     return list(json.loads(run("list", "--json").stdout))
 
 
-def test_a_pulled_model_is_listed_verified_and_removed(hub: Hub, tmp_path: Path) -> None:
+def test_a_pulled_model_is_listed_verified_and_removed(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     assert run("pull", NAME).exit_code == 0
     (model,) = listed()
     assert model["name"] == NAME
@@ -50,6 +52,10 @@ def test_a_pulled_model_is_listed_verified_and_removed(hub: Hub, tmp_path: Path)
     assert model["ends_here"] is True
     assert model["disk_bytes"] > 0
     assert NAME in run("list").stdout
+    monkeypatch.setenv("COLUMNS", "60")  # nothing that one copies is broken into pieces
+    narrow = run("list").stdout.splitlines()
+    assert narrow[0] == f"{NAME}@{model['digest'][:12]}"
+    assert narrow[2].strip() == model["folder"]
     assert all(one["right"] for one in json.loads(run("verify", NAME, "--json").stdout))
     assert run("remove", NAME, "--yes").exit_code == 0
     assert listed() == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -95,6 +96,8 @@ async def test_a_chat_streams_goes_on_after_ctrl_c_and_ends_when_told() -> None:
             terminal.shows(r"^Half an.*\n\[.*stopped\]\n>$")
             terminal.type("Three?" + ENTER)
             terminal.shows(r"^Still here\.\n\[.*\]\n>$")
+            terminal.type("/model nobody/has-it" + ENTER)
+            terminal.shows(rf"nobody/has-it is not served; .* Still: {MODEL}")
             terminal.type("/quit" + ENTER)
             assert terminal.ended() == 0
             return terminal
@@ -177,9 +180,11 @@ def test_what_deletes_is_asked_about_and_an_interrupt_is_no_yes(tmp_path: Path) 
 @pytest.mark.parametrize("no_color", [None, "1"])
 def test_a_doctor_has_colours_unless_they_are_unwanted(tmp_path: Path, no_color: str | None) -> None:
     asked = ["doctor", "--state", str(tmp_path), "--listen", "127.0.0.1:0", "--api", "127.0.0.1:9"]
-    with swarm_on_a_terminal(*asked, environment={"NO_COLOR": no_color}) as terminal:
+    with swarm_on_a_terminal(*asked, environment={"NO_COLOR": no_color}, columns=60) as terminal:
         terminal.wrote("versions: swarm")
         terminal.ended()
+        # Broken between words, what follows indented.
+        assert re.search(r"^ok    versions: torch .*,\n      \w.*$", terminal.text, re.MULTILINE)
         shown = terminal.raw[terminal.raw.index("versions: swarm") :]
         assert ("\x1b[3" in shown) == (no_color is None)
 

@@ -233,8 +233,9 @@ def test_status_shows_members_and_what_is_missing(
     assert "org/m: can't be served: no node holds 4:8" in ended.out
 
 
+@pytest.mark.parametrize("columns", [80, 60, 44])
 def test_status_on_a_narrow_terminal_shows_every_layer_and_no_letter_that_steers_it(
-    swarm: Swarm, monkeypatch: pytest.MonkeyPatch
+    swarm: Swarm, monkeypatch: pytest.MonkeyPatch, columns: int
 ) -> None:
     spans = [{"model": "org/m", "digest": "0" * 64, "layers": "10:20", "of": 30, "dtype": "bfloat16"}]
     load = {"sessions": 12, "rows_per_second": 1234.5, "rss_bytes": 1200 * 2**20}
@@ -250,9 +251,9 @@ def test_status_on_a_narrow_terminal_shows_every_layer_and_no_letter_that_steers
     }
     state = {"node": "a" * 32, "members": [member], "models": []}
     monkeypatch.setattr("swarm.cli.door.Door.get", lambda _door, _path: state)
-    monkeypatch.setenv("COLUMNS", "80")
+    monkeypatch.setenv("COLUMNS", str(columns))
     ended = swarm("status")
-    assert max(map(len, ended.out.splitlines())) <= 80
+    assert max(map(len, ended.out.splitlines())) <= columns
     assert "10:20 of 30" in ended.out
     assert "\x1b" not in ended.out
     monkeypatch.delenv("COLUMNS")
