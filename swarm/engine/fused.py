@@ -5,6 +5,7 @@ Knows nothing of spans. Families of other shapes keep transformers' own layers.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ from swarm.engine.kv_pool import KVLayout, SequenceKV
 _PARTS = {"self_attn", "mlp", "input_layernorm", "post_attention_layernorm"}
 _SEPARATE = {"q_proj", "k_proj", "v_proj", "o_proj"}
 _CHECK_TOKENS = 6
+_FAR = 1 << 20
+"""A position behind every context at which a family changes what it computes."""
 
 
 class FusedLayer(nn.Module):
@@ -116,13 +119,19 @@ def _has_llama_shape(layer: Any) -> bool:
         attention in (_SEPARATE, _SEPARATE | {"q_norm", "k_norm"})
         and mlp == {"gate_proj", "up_proj", "down_proj", "act_fn"}
         and not own
+        and not _looks_at_positions(layer.self_attn)
     )
+
+
+def _looks_at_positions(attention: nn.Module) -> bool:
+    """Whether more than the rotation depends on positions: Ministral 3 scales queries behind its first context."""
+    return "position_ids" in inspect.signature(attention.forward).parameters
 
 
 def _gives_the_same(
     fused: nn.Module, layer: nn.Module, rotary: nn.Module, layout: KVLayout, hidden_size: int
 ) -> bool:
-    """Run a few tokens and then one more through both layers and compare."""
+    """Run a few tokens and then one more, far behind them, through both layers and compare."""
     weight = next(layer.parameters())
     rows = torch.arange(1, (_CHECK_TOKENS + 1) * hidden_size + 1, device=weight.device) * 0.7
     rows = rows.sin().view(1, -1, hidden_size).to(weight.dtype)
@@ -131,8 +140,8 @@ def _gives_the_same(
         kv = SequenceKV(layout, _CHECK_TOKENS + 1, weight.dtype, str(weight.device))
         try:
             outs = [
-                _run(candidate, rotary, kv, rows[:, :_CHECK_TOKENS]),
-                _run(candidate, rotary, kv, rows[:, _CHECK_TOKENS:]),
+                _run(candidate, rotary, kv, rows[:, :_CHECK_TOKENS], 0),
+                _run(candidate, rotary, kv, rows[:, _CHECK_TOKENS:], _FAR),
             ]
         except (RuntimeError, TypeError):  # shapes or arguments that this layer's shape does not have
             if candidate is layer:
@@ -142,12 +151,14 @@ def _gives_the_same(
     return same(results[0], results[1])
 
 
-def _run(layer: nn.Module, rotary: nn.Module, kv: SequenceKV, rows: torch.Tensor) -> torch.Tensor:
+def _run(
+    layer: nn.Module, rotary: nn.Module, kv: SequenceKV, rows: torch.Tensor, first: int
+) -> torch.Tensor:
     position = kv.length
     segments: Sequence[Segment] = [
         Segment(0, rows.shape[1], position, kv.append_views(rows.shape[1]), kv.tokens)
     ]
-    positions = torch.arange(position, position + rows.shape[1], device=rows.device)[None]
+    positions = torch.arange(first, first + rows.shape[1], device=rows.device)[None]
     out: torch.Tensor = layer(
         rows,
         attention_mask=None,

@@ -1,7 +1,7 @@
 """A small random model of the same kind as a given one: every layer and scalar of it, only narrower.
 
 Layer count, pattern of kinds, scalings, caps, rotary settings and head sizes stay; widths, heads, experts, vocabulary
-and windows shrink. Knows nothing of spans.
+and windows shrink, and so does a context behind which queries are scaled. Knows nothing of spans.
 """
 
 from __future__ import annotations
@@ -34,7 +34,10 @@ _FIXED: dict[str, int | None] = {
 }
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
-_NOT_WIDTHS = frozenset(["rope_parameters", "rope_scaling", "quantization_config"])
+_ROTARY = ("rope_parameters", "rope_scaling")
+_NOT_WIDTHS = frozenset([*_ROTARY, "quantization_config"])
+_SCALED_BEHIND = "llama_4_scaling_beta"
+"""In the rotary settings of families that scale queries behind ``original_max_position_embeddings``."""
 
 
 def miniature(config: PreTrainedConfig) -> PreTrainedConfig:
@@ -65,8 +68,10 @@ def _shrunk(stored: Mapping[str, Any], sizes: Mapping[str, Any], experts: int | 
     for name, value in stored.items():
         if isinstance(value, dict) and name not in _NOT_WIDTHS:
             small[name] = _shrunk(value, sizes, experts)
-        elif value is None or isinstance(value, bool):
-            small[name] = value
+        elif not value or isinstance(value, bool):
+            small[name] = value  # 0 and None leave a part out, and it stays out
+        elif name in _ROTARY and _SCALED_BEHIND in value:
+            small[name] = {**value, "original_max_position_embeddings": WINDOW}
         elif name in sizes:
             small[name] = sizes[name]
         elif name in _FIXED:

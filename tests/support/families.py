@@ -68,7 +68,16 @@ SETTINGS: dict[str, dict[str, Any]] = {
     },
     "mistral": {"sliding_window": _WINDOW, "head_dim": 24},
     "ministral": {"sliding_window": _WINDOW, "layer_types": _PATTERN, "head_dim": 16},
-    "ministral3": {"head_dim": 16},
+    "ministral3": {
+        "head_dim": 16,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 10000.0,
+            "factor": 4.0,
+            "original_max_position_embeddings": 16,
+            "llama_4_scaling_beta": 0.5,
+        },
+    },
     "phi3": {"sliding_window": _WINDOW, "partial_rotary_factor": 0.5},
     "gemma2": {
         "head_dim": 24,

@@ -6,7 +6,7 @@ import pytest
 import torch
 from transformers import AutoConfig
 
-from swarm.engine import selfcheck
+from swarm.engine import fused, selfcheck
 from swarm.engine.selfcheck import ensure_splittable
 from swarm.errors import ModelError
 from swarm.models.ends import ModelEnds
@@ -77,6 +77,16 @@ def test_a_window_that_is_not_kept_is_seen(folder_of, tmp_path, monkeypatch):
     ensure_splittable(folder_of("llama"), tmp_path / "checks")
     with pytest.raises(ModelError, match="differ"):
         ensure_splittable(folder_of("mistral"), tmp_path / "checks")
+
+
+def test_a_scale_that_begins_far_on_is_seen_if_it_is_lost(tmp_path, monkeypatch):
+    folder = tmp_path / "ministral3"
+    AutoConfig.for_model("ministral3", num_hidden_layers=4).save_pretrained(folder)
+    ensure_splittable(folder, tmp_path / "checks")
+    monkeypatch.setattr(fused, "_looks_at_positions", lambda _attention: False)
+    monkeypatch.setattr(fused, "_FAR", fused._CHECK_TOKENS)
+    with pytest.raises(ModelError, match="differ"):
+        ensure_splittable(folder, tmp_path / "others")
 
 
 def selfcheck_layer(heads, dim, rest):

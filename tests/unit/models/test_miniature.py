@@ -28,6 +28,7 @@ REAL: dict[str, dict[str, Any]] = {
     },
     "gpt_oss": {"num_hidden_layers": 36, "num_local_experts": 128, "num_experts_per_tok": 4},
     "gemma4_text": {"hidden_size": 1536, "num_hidden_layers": 35, "num_kv_shared_layers": 20},
+    "gemma4_text.dense": {"hidden_size": 5376, "num_hidden_layers": 60, "hidden_size_per_layer_input": 0},
     "qwen3_5_text": {"hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 24},
     "granite": {
         "hidden_size": 4096,
@@ -52,7 +53,7 @@ SCALARS = (
 
 @pytest.mark.parametrize("family", sorted(REAL))
 def test_layers_and_scalars_stay_and_widths_shrink(family):
-    real = AutoConfig.for_model(family, **REAL[family])
+    real = AutoConfig.for_model(family.partition(".")[0], **REAL[family])
     small = miniature(real)
     assert type(small) is type(real)
     for name in SCALARS:
@@ -67,6 +68,18 @@ def test_layers_and_scalars_stay_and_widths_shrink(family):
 def test_windows_shrink_to_less_than_a_check_computes():
     real = AutoConfig.for_model("gemma3_text", sliding_window=4096)
     assert miniature(real).sliding_window == WINDOW
+
+
+def test_what_the_real_model_leaves_out_stays_out():
+    for inputs, kept in ((0, False), (256, True)):
+        real = AutoConfig.for_model("gemma4_text", hidden_size_per_layer_input=inputs)
+        assert bool(miniature(real).hidden_size_per_layer_input) is kept
+
+
+def test_queries_that_are_scaled_far_behind_are_scaled_within_a_check():
+    small = miniature(AutoConfig.for_model("ministral3"))
+    assert small.rope_parameters["original_max_position_embeddings"] == WINDOW
+    assert small.rope_parameters["factor"] == 16.0
 
 
 def test_heads_that_share_keys_still_do():
