@@ -151,9 +151,7 @@ def _gives_the_same(
     return same(results[0], results[1])
 
 
-def _run(
-    layer: nn.Module, rotary: nn.Module, kv: SequenceKV, rows: torch.Tensor, first: int
-) -> torch.Tensor:
+def _run(layer: nn.Module, rotary: nn.Module, kv: SequenceKV, rows: torch.Tensor, first: int) -> torch.Tensor:
     position = kv.length
     segments: Sequence[Segment] = [
         Segment(0, rows.shape[1], position, kv.append_views(rows.shape[1]), kv.tokens)

@@ -5,6 +5,7 @@ Nothing is written into the folder: hashes are kept in swarm's own cache, by pat
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -60,7 +61,7 @@ class HashCache:
     """Digests of files, computed once for each (path, size, time of change) and kept under ``folder``."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def sha256(self, path: Path, progress: Progress = silent) -> str:
         """Return the file's SHA-256 in hex. Raises ModelError when it changes meanwhile, or OSError."""
@@ -96,7 +97,7 @@ class HashCache:
         return found if len(found.table) == DIGEST_BYTES * chunk_count(found.size) else None
 
     def _entry(self, real: Path) -> Path:
-        return self._folder / f"{hashlib.sha256(os.fsencode(real)).hexdigest()}.json"
+        return self.folder / f"{hashlib.sha256(os.fsencode(real)).hexdigest()}.json"
 
 
 def hash_file(path: Path, what: str, progress: Progress) -> str:
@@ -136,6 +137,10 @@ def open_folder(folder: Path, cache: HashCache, progress: Progress = silent) -> 
         ModelSpec.from_config(config)  # what can't be used is refused before gigabytes are hashed
         manifest = _manifest(folder, cache, progress)
     except OSError as exc:
+        if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+            raise ModelError(
+                f"the disk is full: the digests of {folder} can't be kept in {cache.folder}; make room and start again"
+            ) from exc
         raise ModelError(f"{exc.filename or folder} can't be read: {exc.strerror or exc}") from exc
     return _spec(config, manifest), manifest
 

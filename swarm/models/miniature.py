@@ -34,6 +34,8 @@ _FIXED: dict[str, int | None] = {
 }
 _EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 _CHOSEN = ("num_experts_per_tok", "top_k_experts", "moe_topk", "moe_k")
+_INTO_THE_SUM = ("o_proj", "out_proj", "down_proj")
+"""In names of the matrices whose products are added to the hidden state."""
 _ROTARY = ("rope_parameters", "rope_scaling")
 _NOT_WIDTHS = frozenset([*_ROTARY, "quantization_config"])
 _SCALED_BEHIND = "llama_4_scaling_beta"
@@ -86,7 +88,11 @@ def _shrunk(stored: Mapping[str, Any], sizes: Mapping[str, Any], experts: int | 
 
 
 def random_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
-    """Return a float32 model of ``config`` whose numbers depend on ``seed`` alone; none of them is 0 or 1."""
+    """Return a float32 model of ``config`` whose numbers depend on ``seed`` alone; none of them is 0 or 1.
+
+    What each layer adds is small where layers are many (Radford et al., "Language Models are Unsupervised Multitask
+    Learners", 2019): else deep hybrids with linear attention enlarge rounding to more than a check allows.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model: PreTrainedModel = AutoModelForCausalLM.from_config(
@@ -94,6 +100,8 @@ def random_model(config: PreTrainedConfig, seed: int) -> PreTrainedModel:
         )
         for name, parameter in model.named_parameters():
             _fill(name, parameter)
+            if any(part in name for part in _INTO_THE_SUM) and parameter.dim() > 1:
+                parameter.data.mul_((2 * config.num_hidden_layers) ** -0.5)
     return model.eval().requires_grad_(False)
 
 

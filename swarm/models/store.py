@@ -9,6 +9,8 @@ import logging
 import os
 import re
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -94,7 +96,9 @@ class ModelStore:
             if own is not None:
                 return own
         path = Path(name_or_folder).expanduser()
-        if path.is_dir():
+        with readable(path):
+            is_folder = path.is_dir()
+        if is_folder:
             return self._open(path.absolute(), name or self._public_name(path), progress)
         if not is_name(name_or_folder):
             return None
@@ -125,12 +129,13 @@ class ModelStore:
         """Return the folders of this store that hold weights called ``name``, or ``NAME@`` a digest's beginning."""
         plain, _, digest = name.partition(_OTHER)
         folder = self.folder(plain)
-        found = [folder, *folder.parent.glob(f"{folder.name}{_OTHER}*")]
-        return [
-            one
-            for one in found
-            if one.is_dir() and (not digest or (_digest_in(one) or "").startswith(digest))
-        ]
+        with readable(folder):
+            found = [folder, *folder.parent.glob(f"{folder.name}{_OTHER}*")]
+            return [
+                one
+                for one in found
+                if one.is_dir() and (not digest or (_digest_in(one) or "").startswith(digest))
+            ]
 
     def remove(self, name: str) -> None:
         """Delete what ``folders`` finds. Raises ModelError while another process writes there, or when it can't."""
@@ -145,11 +150,19 @@ class ModelStore:
             (folder.parent / f".{folder.name}.lock").unlink(missing_ok=True)
 
     def list(self, progress: Progress = silent) -> tuple[LocalModel, ...]:
-        """Return the models of swarm's own folder; one that can't be used is logged and left out."""
+        """Return the models of swarm's own folder; one that can't be used is logged and left out.
+
+        Raises ModelError when the folder can't be read.
+        """
         root = self.home / "models"
-        configs = [*root.glob("[!.]*/config.json"), *root.glob("[!.]*/[!.]*/config.json")]
+        with readable(root):
+            folders = [path for path in root.iterdir() if path.is_dir()] if root.is_dir() else []
         found: list[LocalModel] = []
-        for folder in sorted(path.parent for path in configs):
+        for folder in sorted(
+            path
+            for path in [*folders, *root.glob("[!.]*/[!.]*")]
+            if not path.name.startswith(".") and path.is_dir()
+        ):
             try:
                 model = self._whole(folder, _name_of(folder, root), progress)
             except ModelError as exc:
@@ -161,8 +174,9 @@ class ModelStore:
 
     def _whole(self, folder: Path, name: str, progress: Progress) -> LocalModel | None:
         """Open a folder that a download may have left half-way; None when there is not enough to go by."""
-        if not (folder / "config.json").is_file():
-            return None
+        with readable(folder):
+            if not (folder / "config.json").is_file():
+                return None
         try:
             return self._open(folder, name, progress)
         except IncompleteError:
@@ -185,6 +199,15 @@ class ModelStore:
         if real.parent.name == "snapshots" and (match := _SNAPSHOT.match(real.parents[1].name)):
             return match[1].replace("--", "/", 1)
         return real.name
+
+
+@contextmanager
+def readable(path: Path) -> Iterator[None]:
+    """Turn a folder that may not be looked into into one sentence."""
+    try:
+        yield
+    except OSError as exc:
+        raise ModelError(f"{exc.filename or path} can't be read: {exc.strerror or exc}") from exc
 
 
 def _name_of(folder: Path, root: Path) -> str:

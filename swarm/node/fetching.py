@@ -63,6 +63,8 @@ class FetchRun:
             false = await asyncio.to_thread(receiving.finish)
             for file in false:
                 self._listing.disbelieve(file)
+            for file in {self._listing.chunks.place(index).file for index in wanted} - set(false):
+                self._listing.expose(file)
             wanted = {index for file in false for index in self._listing.chunks.of_file(file)} & wanted
 
     async def _run(self, missing: set[int]) -> None:

@@ -121,6 +121,20 @@ class Listing:
             ", ".join(map(short, liars)) or "members",
         )
 
+    def expose(self, file: int) -> None:
+        """A file that members differed about turned out right: name those whose digests of its chunks were not."""
+        if file not in self._contested or not self.receiving.whole(file):
+            return
+        self._contested.discard(file)
+        named = {"", self._roots.get(file, ""), *self._false.get(file, ())}
+        liars = sorted(node for node, offer in self.offers.items() if offer.files[file].root not in named)
+        if liars:
+            log.warning(
+                "%s: %s gave false digests of its chunks; the whole file was taken from others, and is right",
+                self.chunks.files[file].name,
+                ", ".join(map(short, liars)),
+            )
+
     async def _begin_anew(self, file: int) -> None:
         entry = self.chunks.files[file]
         if len(self.chunks.of_file(file)) <= 1:

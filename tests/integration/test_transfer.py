@@ -144,17 +144,27 @@ def give_another_file(liar, model, single: Path, folder: Path, monkeypatch: pyte
     monkeypatch.setattr(liar.store.cache, "hashed", as_if)
 
 
-async def test_where_members_differ_about_a_file_its_own_digest_decides(
-    tmp_path: Path, single: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("honest_members", [1, 2])
+async def test_where_members_differ_about_a_file_its_own_digest_decides_and_the_liar_is_named(
+    tmp_path: Path,
+    single: Path,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+    honest_members: int,
 ) -> None:
-    async with weight_peers(tmp_path, 3) as (liar, honest, taker):
+    async with weight_peers(tmp_path, 2 + honest_members) as (liar, *honest, taker):
         model = liar.adopt(single, NAME)
-        honest.adopt(single, NAME)
+        for member in honest:
+            member.adopt(single, NAME)
         give_another_file(liar, model, single, tmp_path / "forged", monkeypatch)
         with caplog.at_level(logging.WARNING):
-            got = await taker.obtain(model, [liar, honest], span=ONE_LAYER)
+            got = await taker.obtain(model, [liar, *honest], span=ONE_LAYER)
         assert got.lacks("all", ends=True) == ()
         assert (got.folder / "model.safetensors").read_bytes() == (single / "model.safetensors").read_bytes()
+        accused = [line for line in caplog.messages if "false" in line]
+        assert len(accused) == 1
+        assert liar.node[:8] in accused[0]
+        assert not any(member.node[:8] in accused[0] for member in honest)
 
 
 async def test_where_only_a_liar_gives_a_file_whole_files_show_it(

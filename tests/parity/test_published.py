@@ -26,9 +26,9 @@ PUBLISHED: dict[str, tuple[str, dict[str, Any]]] = {
         "hidden_size": 4096, "num_hidden_layers": 94, "num_attention_heads": 64, "num_key_value_heads": 4,
         "head_dim": 128, "num_experts": 128, "num_experts_per_tok": 8, "norm_topk_prob": True,
     }),
-    "Qwen3.5-9B": ("qwen3_5_text", {
-        "hidden_size": 4096, "num_hidden_layers": 32, "num_attention_heads": 16, "num_key_value_heads": 4,
-        "head_dim": 256, "linear_num_key_heads": 16, "linear_num_value_heads": 32,
+    "Qwen3.5-27B": ("qwen3_5_text", {
+        "hidden_size": 5120, "num_hidden_layers": 64, "num_attention_heads": 24, "num_key_value_heads": 4,
+        "head_dim": 256, "linear_num_key_heads": 16, "linear_num_value_heads": 48,
     }),
     "Phi-4-mini": ("phi3", {
         "hidden_size": 3072, "num_hidden_layers": 32, "num_attention_heads": 24, "num_key_value_heads": 8,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -294,6 +295,40 @@ def test_the_list_leaves_out_what_cannot_be_used(store: ModelStore) -> None:
     (store.home / "models" / "org" / ".hidden.partial").mkdir()
     write_single(store.home / "models" / "org" / ".hidden.partial")
     assert [model.id.name for model in store.list()] == ["org/good", "plain"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(store: ModelStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    locked = write_single(store.folder("org/locked"))
+    write_single(store.folder("org/good"))
+    is_file = Path.is_file
+
+    def refused(path: Path) -> bool:
+        if path.parent == locked:
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return is_file(path)
+
+    monkeypatch.setattr(Path, "is_file", refused)
+    with pytest.raises(ModelError, match=r"locked.config\.json can't be read: Permission denied"):
+        store.find("org/locked")
+    assert [model.id.name for model in store.list()] == ["org/good"]
+
+
+def test_a_name_that_no_folder_can_have_is_an_error_and_no_crash(store: ModelStore) -> None:
+    with pytest.raises(ModelError, match="can't be read"):
+        store.find("./" + "x" * 300)
+
+
+def test_a_disk_that_is_too_full_for_digests_is_said_to_be_full(
+    store: ModelStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_single(store.folder("org/model"))
+
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("swarm.models.folder.write_atomically", full)
+    with pytest.raises(ModelError, match=r"the disk is full: the digests of .*model can't be kept in"):
+        store.find("org/model")
 
 
 def test_the_home_is_swarm_home_or_the_platforms(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
