@@ -133,7 +133,12 @@ def _running(local: LocalModel | None, name: str, state: dict[str, Any]) -> Plan
         if span["model"] == asked
     ]
     if not spans:
-        raise UnknownModelError(asked, sorted({model["name"] for model in state["models"]}))
+        known = sorted({model["name"] for model in state["models"]})
+        if asked in known:
+            raise ModelError(
+                f"no member holds layers of {asked} yet: `swarm status` shows who is loading; try again then"
+            )
+        raise UnknownModelError(asked, known)
     running = running_of(state, asked)
     if local is None or local.id != running.model:
         return plan_running(running, None)

@@ -159,9 +159,8 @@ class Holding:
         await self._joined()
         if not self._view().layers:
             self._announce(
-                "No model was named and the swarm serves none yet: this node is a member without layers. "
-                "Restart it with --model ID_OR_FOLDER, name one with `swarm layers`, or start another node that "
-                "serves one."
+                "No model was named and the swarm serves none yet: this node takes layers once a member holds some "
+                "(one that is loading soon does). To serve another model: --model ID_OR_FOLDER, or `swarm layers`."
             )
         while not self._held:
             model = self._model_to_serve()

@@ -91,3 +91,11 @@ def test_a_model_that_the_swarm_does_not_serve_is_an_error(monkeypatch):
     found = run("org/other")
     assert found.exit_code != 0
     assert "org/m" in str(found.exception)
+
+
+def test_a_model_that_is_only_being_loaded_is_not_called_unknown(monkeypatch):
+    seen = state(member(NODE, "0:2", routable=False))
+    monkeypatch.setattr(plan_module, "viewpoint", lambda api, key_file: lambda: seen)
+    found = run("org/m")
+    assert found.exit_code != 0
+    assert "no member holds layers of org/m yet" in str(found.exception)
