@@ -226,22 +226,26 @@ def _tensor(file: str, name: str, entry: object, begin: int) -> TensorInfo:
 
 
 def encode_files(files: Iterable[FileEntry], *, revision: str = "") -> bytes:
-    """Write the listing of a model's files as it is stored beside them (swarm-manifest.json)."""
+    """Write the listing of a model's files as it is stored beside them (swarm-manifest.json). Raises ModelError."""
     document = _Stored(format=1, revision=revision, files=tuple(sorted(files)))
-    return msgspec.json.format(msgspec.json.encode(document), indent=1)
+    return _of_size(msgspec.json.format(msgspec.json.encode(document), indent=1))
 
 
 def decode_files(text: bytes) -> tuple[tuple[FileEntry, ...], str]:
     """Read what encode_files wrote: the files and the hub's revision. Raises ModelError."""
-    if len(text) > MAX_MANIFEST_BYTES:
-        raise ModelError(f"a manifest of {len(text)} bytes is larger than the limit of {MAX_MANIFEST_BYTES}")
     try:
-        stored = msgspec.json.decode(text, type=_Stored)
+        stored = msgspec.json.decode(_of_size(text), type=_Stored)
     except msgspec.MsgspecError as exc:
         raise ModelError(f"the stored manifest can't be read: {exc}") from exc
     if len({entry.name.lower() for entry in stored.files}) != len(stored.files):
         raise ModelError("the stored manifest names one file twice")
     return stored.files, stored.revision
+
+
+def _of_size(text: bytes) -> bytes:
+    if len(text) > MAX_MANIFEST_BYTES:
+        raise ModelError(f"a manifest of {len(text)} bytes is larger than the limit of {MAX_MANIFEST_BYTES}")
+    return text
 
 
 _Size = Annotated[int, msgspec.Meta(ge=0, lt=2**53)]

@@ -55,6 +55,14 @@ def test_a_stored_listing_comes_back_as_it_was() -> None:
     assert decode_files(encode_files([B, A], revision="main")) == ((A, B), "main")
 
 
+def test_a_listing_beyond_the_limit_is_neither_written_nor_read() -> None:
+    many = [FileEntry(f"model-{number:05}.safetensors", 1, "0" * 64) for number in range(40_000)]
+    with pytest.raises(ModelError, match="larger than the limit of 4194304"):
+        encode_files(many)
+    with pytest.raises(ModelError, match="larger than the limit of 4194304"):
+        decode_files(b" " * (4 * 1024 * 1024 + 1))
+
+
 @given(st.binary(max_size=300))
 def test_a_damaged_listing_is_refused_with_a_model_error(text: bytes) -> None:
     with pytest.raises(ModelError):
