@@ -21,8 +21,9 @@ from numba.extending import intrinsic
 WIDTH = 16
 """Numbers of a vector, outputs of a tile."""
 
+_FETCH_ROWS = 8
 _AHEAD_BYTES = 1024
-"""How far ahead weights are asked for, with the hint that they are read once: caches keep what is read again."""
+"""How far ahead weights are asked for, from so many rows on: with fewer the processor's own prefetching is faster."""
 
 _LINE_BYTES = 128
 """Between what is written by different threads at different times: two lines of a cache."""
@@ -191,7 +192,7 @@ def tile_product(rows: int, tiles: int) -> Any:
             for tile in range(tiles):
                 address = _address(b, weights, (stride, tile), (k, octets))
                 loaded.append(_load(b, address, kind, octets))
-                if not short or tile % 2 == 0:
+                if rows >= _FETCH_ROWS and not (short and tile % 2):
                     _fetch(b, b.add(address, _long(_AHEAD_BYTES)), once=True)
             multiplied = _MULTIPLIED[like](b, loaded)
             results = []
