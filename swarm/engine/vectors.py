@@ -21,9 +21,12 @@ from numba.extending import intrinsic
 WIDTH = 16
 """Numbers of a vector, outputs of a tile."""
 
-_FETCH_ROWS = 8
-_AHEAD_BYTES = 1024
-"""How far ahead weights are asked for, from so many rows on: with fewer the processor's own prefetching is faster."""
+_MANY_ROWS = 8
+_AHEAD_BYTES = (256, 1024)
+"""How far ahead weights are asked for, for fewer rows than that and for more.
+
+With the hint that they are read once: the caches keep code and keys, of this node and of others on the machine.
+"""
 
 _LINE_BYTES = 128
 """Between what is written by different threads at different times: two lines of a cache."""
@@ -192,8 +195,8 @@ def tile_product(rows: int, tiles: int) -> Any:
             for tile in range(tiles):
                 address = _address(b, weights, (stride, tile), (k, octets))
                 loaded.append(_load(b, address, kind, octets))
-                if rows >= _FETCH_ROWS and not (short and tile % 2):
-                    _fetch(b, b.add(address, _long(_AHEAD_BYTES)), once=True)
+                if not (short and tile % 2):
+                    _fetch(b, b.add(address, _long(_AHEAD_BYTES[rows >= _MANY_ROWS])), once=True)
             multiplied = _MULTIPLIED[like](b, loaded)
             results = []
             for row in range(rows):
