@@ -30,10 +30,15 @@ Found = TypeVar("Found")
 
 
 def free_port() -> int:
-    """A port of loopback that nobody listens on now."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
+    """A port of loopback that nobody listens on now, and that the system gives to nobody who asks for any port.
+
+    A node takes it seconds later: until then tests beside this one open many sockets.
+    """
+    while True:
+        port = 10_000 + secrets.randbelow(22_768)
+        with socket.socket() as listener, contextlib.suppress(OSError):
+            listener.bind(("127.0.0.1", port))
+            return port
 
 
 def wait_for(what: str, probe: Callable[[], Found | None], *, seconds: float = START_SECONDS) -> Found:
