@@ -1,7 +1,7 @@
 """How `scripts/test` shares the tests that start nodes between two runners of pytest-xdist.
 
-The tests of one file stay together and in order: many share a swarm, or build on each other. So do all files that ask the
-same swarm of a whole session, so that it is started once.
+The tests of one file stay together and in order: many share a swarm, or build on each other. So do all files that ask
+the same swarm of a whole session, so that it is started once.
 """
 
 from __future__ import annotations
