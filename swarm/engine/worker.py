@@ -394,9 +394,14 @@ class Engine:
 
         def run(core: ComputeCore) -> None:
             try:
-                done.set_result(function(core))
+                result = function(core)
             except EngineError as exc:
-                done.set_exception(exc)
+                if done.set_running_or_notify_cancel():
+                    done.set_exception(exc)
+            else:
+                # Who asked may have been cancelled meanwhile; the thread goes on.
+                if done.set_running_or_notify_cancel():
+                    done.set_result(result)
 
         self._command(run)
         return await asyncio.wrap_future(done)

@@ -6,7 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support import preloaded, swarm_process
 from tests.support.swarm_process import SwarmProcesses, swarm_of
+
+swarm_process.preload = preloaded.AVAILABLE
 
 
 @pytest.fixture(scope="session")

@@ -21,12 +21,17 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.support.preloaded import ENVIRONMENT, PreloadedNode
 from tests.support.slow_link import SlowLinks
 
 MODEL = "HuggingFaceTB/SmolLM2-135M-Instruct"
 START_SECONDS = 120.0
 GOES_ON = re.compile(r"^(\S+ \S+) INFO swarm\.\S+ an answer goes on", re.MULTILINE)
 Found = TypeVar("Found")
+PLAIN = (sys.executable, "-m", "swarm")
+
+preload = False
+"""Whether nodes are forked from a process that has imported what they import; set by tests/integration."""
 
 
 def free_port() -> int:
@@ -64,8 +69,8 @@ class NodeProcess:
     environment: dict[str, str]
     reached_by: int
     """The port other nodes use: this node's own, or a proxy's."""
-    program: Sequence[str] = (sys.executable, "-m", "swarm")
-    process: subprocess.Popen[bytes] | None = None
+    program: Sequence[str] = PLAIN
+    process: subprocess.Popen[bytes] | PreloadedNode | None = None
     started_at: float = 0.0
 
     @property
@@ -91,6 +96,11 @@ class NodeProcess:
     def start(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.started_at = time.monotonic()
+        plain = self.program == PLAIN and self.environment["OMP_NUM_THREADS"] == "1"
+        if preload and plain and self.environment.keys() == ENVIRONMENT:
+            own = {**os.environ, **self.environment}
+            self.process = PreloadedNode(self.arguments, own, self.folder / "log")
+            return
         with (self.folder / "log").open("ab") as log:
             self.process = subprocess.Popen(
                 [*self.program, "join", *self.arguments],
@@ -179,7 +189,7 @@ class SwarmProcesses:
     """TOML for every node."""
     slow_links: SlowLinks | None = None
     """Others reach every node through a proxy of these, if given."""
-    program: Sequence[str] = (sys.executable, "-m", "swarm")
+    program: Sequence[str] = PLAIN
 
     def add(
         self,

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import asyncio
+
 import numpy as np
 import pytest
 
@@ -170,6 +172,16 @@ async def test_loading_measures_what_the_node_advertises(driver, tiny_llama):
     assert ends.head_seconds > 0
     assert stage.hidden_size == HIDDEN
     assert (driver.model, LayerSpan(1, 3)) in driver.engine.stats().spans
+
+
+async def test_who_asks_and_is_cancelled_meanwhile_leaves_the_engine_running(driver):
+    asked = [asyncio.create_task(driver.engine.measure_span(driver.model, ALL)) for _ in range(5)]
+    await asyncio.sleep(0)
+    for one in asked:
+        one.cancel()
+    ended = await asyncio.gather(*asked, return_exceptions=True)
+    assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+    assert await driver.engine.measure_span(driver.model, ALL) is not None
 
 
 @pytest.mark.parametrize("tokens", [[], [-1], [96], [3, 1000]])
