@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.processes, pytest.mark.real_model, pytest.mark.timeout
 QUESTION = "List two animals that can fly, and say why each of them can."
 TOKENS = 24
 AFTER_KILL = 40
-"""So many tokens of an answer are still to come when a hop is killed: more than are computed before the client hears."""
+"""So many tokens are still to come when a hop is killed: more than are computed before the client hears of the last."""
 SPANS = ("0:10", "10:20", "20:30")
 MIDDLES = {"0:10": 5, "10:20": 15, "20:30": 25}
 SEEDED = {"temperature": 0.8, "seed": 11}
