@@ -1,7 +1,7 @@
 """Nodes as processes of their own that need not import what every node imports: that is most of what a start costs.
 
-Python's fork server imports it once and is forked for each node. What a node is told, its signals and how it ends are
-as with `python -m swarm join`; starts from nothing are shown by the tests of the demo, of invites and on a terminal.
+Python's fork server imports it once (warm.py) and is forked for each node. What a node is told, its signals and how it
+ends are as with `python -m swarm join`; starts from nothing are shown by the tests of the demo, invites and terminals.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ AVAILABLE = sys.platform == "linux"
 ENVIRONMENT = frozenset({"SWARM_KEY", "OMP_NUM_THREADS"})
 """What may differ from one node to the other: libraries read other variables when they are imported."""
 
-_MODULES = ["swarm.cli.app", "swarm.api.server", "swarm.node.main", "tests.support.preloaded"]
+_MODULES = ["tests.support.warm", "tests.support.preloaded"]
 
 
 class PreloadedNode:
