@@ -92,6 +92,18 @@ class Terminal:
                 return -int(self.child.signalstatus or 0)
         raise TimeoutError(f"still running after {seconds:.0f} s:\n{self.text[-3000:]}")
 
+    def interrupted(self, times: int = 10) -> int:
+        """Press Ctrl-C as often as it takes to end it; returns the exit code.
+
+        One that comes between a prompt and the read behind it is heeded by Python only once that read returns.
+        """
+        for _ in range(times - 1):
+            self.interrupt()
+            with contextlib.suppress(TimeoutError):
+                return self.ended(SECONDS / times)
+        self.interrupt()
+        return self.ended(SECONDS / times)
+
     def _until(self, pattern: str, seen: Any, seconds: float) -> re.Match[str]:
         wanted = re.compile(pattern, re.MULTILINE)
         give_up = time.monotonic() + seconds
