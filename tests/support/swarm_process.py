@@ -98,6 +98,7 @@ class NodeProcess:
         self.started_at = time.monotonic()
         plain = self.program == PLAIN and self.environment["OMP_NUM_THREADS"] == "1"
         if preload and plain and self.environment.keys() == ENVIRONMENT:
+            (self.folder / "log").touch()  # to be read at once, as where this process opens it
             own = {**os.environ, **self.environment}
             self.process = PreloadedNode(self.arguments, own, self.folder / "log")
             return
