@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from swarm.cli import options
-from swarm.cli.console import printable
+from swarm.cli.console import printable, working
 
 if TYPE_CHECKING:
     from swarm.node.control import AnyRequest
@@ -54,7 +54,8 @@ def layers(
             return
         typer.echo("\n".join(printable(described(one)) for one in held) or "this node holds no layers")
         return
-    done = asked(state, SetLayers(span, model, force))
+    with working("The node changes what it holds; that takes as long as loading does …"):
+        done = asked(state, SetLayers(span, model, force))
     typer.echo(json.dumps(done, indent=2) if as_json else printable(described(done)))
 
 
