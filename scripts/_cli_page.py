@@ -18,8 +18,9 @@ command, and `--help` behind any of them prints what stands here.
 
 {app.info.epilog}
 
-What goes wrong is one line on standard error; a wrong option comes with the usage. Colours and progress bars appear on a
-terminal only. With `swarm --install-completion` your shell (bash, zsh, fish, PowerShell) completes commands and options.
+What goes wrong is one line on standard error; a wrong option comes with the usage. Colours and progress bars appear on
+a terminal only. With `swarm --install-completion` your shell (bash, zsh, fish, PowerShell) completes commands and
+options.
 
 | command | does |
 |---|---|
