@@ -113,8 +113,8 @@ export function network(state) {
       svg("circle", { cx: place.x, cy: place.y, r: roomy ? 11 : 8 }),
       ...(roomy ? beside(member, place) : along(member, place))));
   }
-  const ys = [...places.values()].map((place) => place.y), room = roomy ? 50 : 120;
-  const side = Math.max(radius, 110) + (roomy ? 140 : 120), top = Math.min(...ys) - room;
+  const ys = [...places.values()].map((place) => place.y), room = roomy ? 50 : 135;
+  const side = Math.max(radius, 110) + (roomy ? 140 : 135), top = Math.min(...ys) - room;
   const said = `${members.length} nodes: ${members.map((m) => `${label(m)} ${condition(m)}`).join(", ")}`;
   return svg("svg", { viewBox: `${-side} ${top} ${2 * side} ${Math.max(...ys) + room - top}`, role: "img", "aria-label": said }, ...parts);
 }
@@ -133,7 +133,7 @@ function beside(member, { x, y, angle }) {
 function along(member, { x, y, angle }) {
   const left = Math.cos(angle) < -1e-9;
   const turned = angle * 180 / Math.PI + (left ? 180 : 0);
-  return [svg("text", { x: left ? -14 : 14, y: 4, "text-anchor": left ? "end" : "start", transform: `translate(${x} ${y}) rotate(${turned})` }, short(label(member), 12))];
+  return [svg("text", { x: left ? -14 : 14, y: 4, "text-anchor": left ? "end" : "start", transform: `translate(${x} ${y}) rotate(${turned})` }, short(label(member)))];
 }
 
 function links(state, members, places) {
