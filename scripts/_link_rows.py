@@ -127,7 +127,7 @@ class LinkRows(Rows):
 
 
 @contextmanager
-def holed_swarm(model: str) -> Iterator[SwarmProcesses]:
+def link_rows(model: str) -> Iterator[LinkRows]:
     """Two front doors and two holders of each half, reached by proxies only."""
     with tempfile.TemporaryDirectory(prefix="swarm-") as folder:
         swarm = SwarmProcesses(Path(folder), model=model)
@@ -138,7 +138,7 @@ def holed_swarm(model: str) -> Iterator[SwarmProcesses]:
             swarm.wait_servable()
             for door in swarm.nodes[:2]:
                 wait_for("two holders of each half", lambda door=door: all_held(swarm, door))  # type: ignore[misc]
-            yield swarm
+            yield LinkRows(swarm)
         finally:
             swarm.stop()
             swarm.slow_links.close()

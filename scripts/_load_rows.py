@@ -23,7 +23,7 @@ from tests.support.pressure import (
     wait_at_rest,
 )
 from tests.support.streams import Heard, hear, percentile
-from tests.support.swarm_process import NodeProcess, SwarmProcesses, swarm_of, wait_for
+from tests.support.swarm_process import NodeProcess, swarm_of, wait_for
 
 STALLED_SECONDS = 75.0
 """Readers are cut after that. Fifty answers of 1,000 tokens are computed before, and it is measured what others get."""
@@ -244,9 +244,9 @@ class LoadRows(Rows):
 
 
 @contextmanager
-def load_swarm(model: str) -> Iterator[SwarmProcesses]:
+def load_rows(model: str) -> Iterator[LoadRows]:
     """Two front doors and two holders of each half."""
     with swarm_of(["none", "none", *SPANS, *SPANS], model=model, settings=SETTINGS) as swarm:
         for door in swarm.nodes[:2]:
             wait_for("two holders of each half", lambda door=door: all_held(swarm, door))  # type: ignore[misc]
-        yield swarm
+        yield LoadRows(swarm)

@@ -7,6 +7,7 @@ from typing import Any
 
 import httpx
 
+from tests.support.pressure import wait_at_rest
 from tests.support.streams import Heard, hear
 from tests.support.swarm_process import SwarmProcesses
 
@@ -29,6 +30,10 @@ class Rows:
         self._swarm = swarm
         self._door = swarm.nodes[0]
         self.numbers: list[Number] = []
+
+    def rest(self) -> None:
+        """Wait until no node holds anything for anybody."""
+        wait_at_rest(self._swarm, 60)
 
     def _note(self, row: str, what: str, wanted: str, found: str, good: bool | None) -> None:
         self.numbers.append(Number(row, what, wanted, found, good))

@@ -166,8 +166,8 @@ def all_held(swarm: SwarmProcesses) -> bool:
 
 
 @contextmanager
-def paired_swarm(_: str) -> Iterator[SwarmProcesses]:
+def slow_rows(_: str) -> Iterator[SlowRows]:
     """A front door and two holders of each third of the default model."""
     with swarm_of(["none", *SPANS, *SPANS]) as swarm:
         wait_for("two holders of each third", lambda: all_held(swarm))
-        yield swarm
+        yield SlowRows(swarm)

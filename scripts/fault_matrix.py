@@ -6,8 +6,9 @@
 
 F2, F6, F18, F19 and F22 run two front doors and two holders of each half of a small random model on loopback; F3 and
 F8 the same behind proxies that can swallow what one node sends another; F10 the default model and processes that take
-one node's core. Nodes have one thread each. Every row gives nothing lost, doubled or changed as its first number. Ends
-by itself, within about ten minutes. scripts/kill_matrix.py is F1, scripts/chaos.py F7.
+one node's core (Linux, two cores). Nodes have one thread each. Every row gives nothing lost, doubled or changed as its
+first number. Ends by itself, within about ten minutes. F9 runs only when named: it needs Linux and root, for a network
+namespace for each node. scripts/kill_matrix.py is F1, scripts/chaos.py F7.
 """
 
 from __future__ import annotations
@@ -28,30 +29,30 @@ if __name__ == "__main__":
     enter_environment(with_tests=True)  # what follows is in .venv
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
-from _link_rows import LinkRows, holed_swarm
-from _load_rows import LoadRows, load_swarm
+from _link_rows import link_rows
+from _load_rows import load_rows
+from _lossy_rows import lossy_rows
 from _matrix import Number, Rows, table
-from _slow_rows import SlowRows, paired_swarm
-from tests.support.pressure import wait_at_rest
-from tests.support.swarm_process import SwarmProcesses
+from _slow_rows import slow_rows
 from tests.support.tiny_model import write_tiny_model
 
-SWARMS: tuple[
-    tuple[Callable[[str], AbstractContextManager[SwarmProcesses]], type[Rows], tuple[str, ...]], ...
-] = (
-    (load_swarm, LoadRows, ("F19", "F18", "F2", "F6", "F22")),
-    (holed_swarm, LinkRows, ("F3", "F8")),
-    (paired_swarm, SlowRows, ("F10",)),
+KINDS: tuple[tuple[Callable[[str], AbstractContextManager[Rows]], tuple[str, ...]], ...] = (
+    (load_rows, ("F19", "F18", "F2", "F6", "F22")),
+    (link_rows, ("F3", "F8")),
+    (slow_rows, ("F10",)),
+    (lossy_rows, ("F9",)),
 )
 """How to start a swarm for a kind of rows, and those rows, in the order in which they are run."""
+NEEDS_ROOT = "F9"
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    every = [name for _, _, names in SWARMS for name in names]
-    parser.add_argument("--only", nargs="+", choices=every, default=every, help="these rows (all)")
+    every = [name for _, names in KINDS for name in names]
+    usual = [name for name in every if name != NEEDS_ROOT]
+    parser.add_argument("--only", nargs="+", choices=every, default=usual, help="these rows (all but F9)")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     arguments = parser.parse_args()
     from _model import ensure_default_model
@@ -60,14 +61,13 @@ def main() -> int:
     numbers: list[Number] = []
     with tempfile.TemporaryDirectory(prefix="swarm-matrix-") as folder:
         model = write_tiny_model(Path(folder) / "model")
-        for start, kind, names in SWARMS:
+        for start, names in KINDS:
             wanted = [name for name in names if name in arguments.only]
             if wanted:
-                with start(model) as swarm:
-                    rows = kind(swarm)
+                with start(model) as rows:
                     for name in wanted:
                         asyncio.run(getattr(rows, name.lower())())
-                        wait_at_rest(swarm, 60)
+                        rows.rest()
                     numbers += rows.numbers
     print(f"\n{table(numbers)}")
     if arguments.json:
