@@ -373,7 +373,7 @@ GUARDS = (
     ),
     Guard(
         "garbage is blamed on who made it",
-        "swarm/sessions/origin.py",
+        "swarm/sessions/refusals.py",
         'if message.code == "bad_tensor" and other is not None and',
         "if False and other is not None and",
         (f"{GARBAGE_TESTS}::test_who_got_garbage_is_not_left_for_it",),

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum, auto
 
 from swarm.config import EngineSettings, SessionSettings
-from swarm.errors import DeadlineError, OverloadedError, PeerError, StepTimeoutError, SwarmError
+from swarm.errors import DeadlineError, PeerError, StepTimeoutError, SwarmError
 from swarm.protocol.messages import Busy, Filled, HopTime, Opened, Output, Refused
 from swarm.sessions.answer import AnswerTokens
 from swarm.sessions.drafts import Drafter
@@ -28,6 +28,7 @@ from swarm.sessions.effects import (
 from swarm.sessions.leg import Leg
 from swarm.sessions.mover import Mover
 from swarm.sessions.prefix import PrefixNames
+from swarm.sessions.refusals import verdict
 from swarm.sessions.request import Request
 from swarm.sessions.scoring import PromptScoring
 from swarm.sessions.slow import SlowHops
@@ -36,9 +37,6 @@ from swarm.sessions.ways import Ways
 from swarm.types import NodeId
 
 RETRY_SECONDS = 0.25
-MAX_RETRY_SECONDS = 60
-MAX_DETAIL_CHARACTERS = 300
-"""What a hop says of when there is room, and of why it refuses, reaches clients: within bounds."""
 
 
 class State(Enum):
@@ -264,22 +262,12 @@ class OriginSession:
             self._search.gap()
             self._open(leg.path, now, self._settings.open_seconds)
         else:
-            self._refused(leg, sender, message, now)
-
-    def _refused(self, leg: Leg, sender: NodeId, message: Refused, now: float) -> None:
-        """Leave a hop that refuses, or the one it says is to blame."""
-        error, other = _refusal_error(sender, message), message.next
-        if message.code == "unreachable" and other is not None and leg.neighbours(sender, other):
-            self._ways.shun((sender, other))
-            self._recover(error, now, lost=(other,))
-            return
-        if message.code == "bad_tensor" and other is not None and leg.neighbours(other, sender):
-            # Of what it made before, its neighbours' KV may be bad too: nothing is kept.
-            self._search.avoid(self._search.accused(sender, other))
-            self._recover(error, now, lost=self.hop_nodes)
-            return
-        self._search.avoid(sender)
-        self._recover(error, now, lost=self.hop_nodes if message.code == "full" else (sender,))
+            found = verdict(leg, sender, message, self._search)
+            if found.avoid is not None:
+                self._search.avoid(found.avoid)
+            if found.shun is not None:
+                self._ways.shun(found.shun)
+            self._recover(found.error, now, lost=self.hop_nodes if found.lost is None else (found.lost,))
 
     # --- leaving hops that still work ---
 
@@ -508,11 +496,3 @@ class OriginSession:
                 return
             self._mover.try_now(leg, now)
         self._stepper.next(leg, next_hidden, now)
-
-
-def _refusal_error(sender: NodeId, message: Refused) -> SwarmError:
-    detail = message.detail[:MAX_DETAIL_CHARACTERS]
-    if message.code == "full":
-        retry = min(max(1, message.retry_milliseconds // 1000), MAX_RETRY_SECONDS)
-        return OverloadedError(f"Every path is full for now: {detail or 'no KV cache left'}.", retry)
-    return PeerError(sender, f"refused the session ({message.code}) {detail}".rstrip())
