@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, cast
 
@@ -31,7 +31,7 @@ from swarm.sessions.effects import (
     Shun,
 )
 from swarm.sessions.origin import OriginSession
-from swarm.types import NodeId, SessionId
+from swarm.types import BootId, NodeId, SessionId
 
 if TYPE_CHECKING:
     from swarm.engine.sampling import Sampler
@@ -68,7 +68,8 @@ class Surroundings(Protocol):
 
     def submit(self, job: EmbedJob | SampleJob) -> None: ...
 
-    def shun(self, shun: Shun) -> None: ...
+    def shun(self, shun: Shun, boots: Mapping[NodeId, BootId]) -> None:
+        """Avoid an edge for a while; ``boots`` are the processes on the path that it was part of."""
 
     def describe(self, generation: RunningGeneration) -> tuple[RouteHop, ...]: ...
 
@@ -247,7 +248,8 @@ class RunningGeneration:
         elif isinstance(effect, FindPath):
             self._find_path(effect)
         elif isinstance(effect, Shun):
-            self._around.shun(effect)
+            path = self.core.last_path
+            self._around.shun(effect, {} if path is None else {hop.node: hop.boot for hop in path.hops})
         elif isinstance(effect, Ready):
             if not self._ready.done():
                 self._ready.set_result(None)

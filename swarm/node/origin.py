@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,7 +27,7 @@ from swarm.sessions.effects import ChosenPath, Edge, FindPath, Send, Shun
 from swarm.sessions.origin import OriginSession
 from swarm.sessions.prefix import PrefixNames
 from swarm.sessions.request import Request
-from swarm.types import ModelId, NodeId, SessionId
+from swarm.types import BootId, ModelId, NodeId, SessionId
 
 if TYPE_CHECKING:
     from swarm.config import Config, SessionSettings
@@ -52,6 +52,8 @@ THROUGHPUT_QUEUE_WEIGHT = 4.0
 class _Shunned:
     until: float
     seconds: float
+    boot: BootId | None
+    """The process at the edge's end that could not be reached: one that began since is another."""
 
 
 class Origin:
@@ -287,18 +289,20 @@ class Origin:
     def submit(self, job: EmbedJob | SampleJob) -> None:
         self._engine.submit(job)
 
-    def shun(self, shun: Shun) -> None:
+    def shun(self, shun: Shun, boots: Mapping[NodeId, BootId]) -> None:
         if shun.edge is None:
             return
         now = self._clock()
+        boot = boots.get(shun.edge[1])
         known = self._shunned.get(shun.edge)
-        again = known is not None and known.until + known.seconds > now
+        again = known is not None and known.boot == boot and known.until + known.seconds > now
         seconds = known.seconds * 2 if known is not None and again else self._config.session.shun_seconds
-        self._shunned[shun.edge] = _Shunned(now + seconds, seconds)
+        self._shunned[shun.edge] = _Shunned(now + seconds, seconds, boot)
 
-    def shunned_edges(self) -> frozenset[Edge]:
+    def shunned_edges(self) -> dict[Edge, BootId | None]:
+        """Return the edges to be avoided now, and the process at the end of each if it is known."""
         now = self._clock()
-        return frozenset(edge for edge, shunned in self._shunned.items() if shunned.until > now)
+        return {edge: shunned.boot for edge, shunned in self._shunned.items() if shunned.until > now}
 
     def describe(self, generation: RunningGeneration) -> tuple[RouteHop, ...]:
         path = generation.core.path or generation.core.last_path

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 
 from swarm.gossip.member import Health, Member
 from swarm.routing.view import Intention, SpanView, SwarmView
-from swarm.types import ModelId, NodeId
+from swarm.types import BootId, ModelId, NodeId
 
 PREFIX = 8
 
@@ -16,7 +16,7 @@ def build_view(
     members: Iterable[Member],
     *,
     cut_off: frozenset[NodeId],
-    shunned: frozenset[tuple[NodeId, NodeId]],
+    shunned: Mapping[tuple[NodeId, NodeId], BootId | None],
     default_link_seconds: float,
 ) -> SwarmView:
     """Build routing's snapshot: spans of routable members, one-way link times, edges known to be dead.
@@ -31,7 +31,11 @@ def build_view(
     links: dict[tuple[NodeId, NodeId], float] = {}
     doors: dict[NodeId, float] = {}
     intentions: list[Intention] = []
-    unreachable = set(shunned)
+    boots = {m.node: m.record.boot for m in routable}
+    # A process that began since is another: what kept its predecessor from being reached is over.
+    unreachable = {
+        edge for edge, boot in shunned.items() if boot is None or boots.get(edge[1]) in (None, boot)
+    }
     for member in members:
         # Who joins is not routable yet; what it means to hold counts all the same.
         if member.health is Health.ALIVE and member.record.state in ("joining", "ready"):

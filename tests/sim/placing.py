@@ -92,7 +92,7 @@ class Placed:
             self.process.key.node_id,
             self.process.membership.members(),
             cut_off=frozenset(),
-            shunned=frozenset(),
+            shunned={},
             default_link_seconds=0.01,
         )
 
