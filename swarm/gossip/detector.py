@@ -122,6 +122,9 @@ class Detector:
                 self.refute(claim.incarnation, now)
         elif not core.links.hears(claim.subject) or core.claims.allow(claim.signer, now):
             self._count(entry, claim, signed, sender, now)
+        else:
+            # The signer may be honest and have been cut off from many: only the subject can clear this up.
+            self._spread(claim, signed, sender, now, fanout=0)
 
     def refute(self, incarnation: int, now: float) -> None:
         """Overrule claims against this node at ``incarnation``; they may be true of its speed."""
@@ -180,9 +183,17 @@ class Detector:
         """
         return not self._core.partial or subject in self._core.links or self._errands.missed(subject, now)
 
-    def _spread(self, claim: Claim, signed: SignedSuspicion, sender: NodeId | None, now: float) -> None:
+    def _spread(
+        self,
+        claim: Claim,
+        signed: SignedSuspicion,
+        sender: NodeId | None,
+        now: float,
+        fanout: int = RELAY_FANOUT,
+    ) -> None:
+        """Pass a claim on to its subject, if that is linked, and to ``fanout`` others."""
         knowing = frozenset() if sender is None else frozenset({sender})
-        news = News(signed, RELAY_FANOUT, knowing=knowing, always=claim.subject)
+        news = News(signed, fanout, knowing=knowing, always=claim.subject)
         key = ("claim", claim.signer, claim.subject, "dead" if claim.dead else "suspect")
         self._core.broadcasts.add(key, news, now)
 

@@ -16,6 +16,10 @@ def test_a_member_that_lost_its_own_claims_in_a_restart_buries_whom_the_others_b
     assert run(51).problems == ()
 
 
+def test_a_member_that_many_were_hidden_from_by_a_cut_holds_none_of_them_dead_for_long():
+    assert run(419).problems == ()
+
+
 def test_a_course_replays_byte_for_byte():
     first, second = (Course(5, nodes=6, seconds=30.0).world.history for _ in range(2))
     assert "\n".join(first) == "\n".join(second)

@@ -89,6 +89,20 @@ def test_claims_of_one_liar_about_members_that_are_heard_are_limited_and_bury_no
     assert all(driven.membership.member(v.node).routable for v in victims)
 
 
+def test_whoever_is_accused_is_told_even_by_a_signer_of_too_many_claims(driven, peer):
+    """A node that was cut off has buried half the swarm: all those must hear of it, or it holds them dead for long."""
+    lonely, other, buried = peer("lonely"), peer("other"), [peer(f"buried {n}") for n in range(10)]
+    driven.link(lonely, other, *buried)
+    claims = {one.node: lonely.accuses(one.node, dead=True) for one in buried}
+    driven.receive(other, Gossip((), tuple(claims.values())))
+    told = driven.sent(Gossip, driven.wait(0.5))
+    assert all(any(s.node == node and claim in s.message.suspicions for s in told) for node, claim in claims.items())
+    beyond = [one for one in buried if health(driven, one) is Health.ALIVE]
+    assert len(beyond) == 4
+    for one in beyond:
+        assert [s.node for s in told if claims[one.node] in s.message.suspicions] == [one.node]
+
+
 def test_who_is_heard_is_not_buried_even_by_two_signers(driven, peer):
     victim, liars = peer("victim"), [peer("liar 1"), peer("liar 2")]
     driven.link(victim, *liars)
