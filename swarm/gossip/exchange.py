@@ -45,19 +45,21 @@ class Exchange:
     def link_up(self, peer: NodeId, now: float) -> bool:
         """Ask ``peer`` for what is lacking here; False if that can wait for the next exchange of digests."""
         self._admissions[peer] = Admission(self._capacity(), now)
-        learns = self._may_learn(peer)
-        if learns:
+        due = self._is_digest_due(peer)
+        if due:
             self.send_digest(peer, reply=False)
-        return learns
+        return due
 
-    def _may_learn(self, peer: NodeId) -> bool:
-        """Return whether ``peer`` may know much that is news here.
+    def _is_digest_due(self, peer: NodeId) -> bool:
+        """Return whether ``peer`` may know much that is news here, or must hear what is held of itself.
 
         In a mesh, always. A node with several links hears what its part of the swarm knows; but a stranger, or one back
-        from the dead, may speak for another part.
+        from the dead, may speak for another part, and a suspect that is not told can't refute.
         """
+        if not self._core.partial or len(self._core.links) <= FRESH_LINKS:
+            return True
         entry = self._core.table.get(peer)
-        return not self._core.partial or len(self._core.links) <= FRESH_LINKS or entry is None or entry.gone
+        return entry is None or entry.health is not Health.ALIVE
 
     def link_down(self, peer: NodeId) -> None:
         self._admissions.pop(peer, None)

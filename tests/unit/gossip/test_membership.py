@@ -96,7 +96,9 @@ def test_whoever_is_accused_is_told_even_by_a_signer_of_too_many_claims(driven, 
     claims = {one.node: lonely.accuses(one.node, dead=True) for one in buried}
     driven.receive(other, Gossip((), tuple(claims.values())))
     told = driven.sent(Gossip, driven.wait(0.5))
-    assert all(any(s.node == node and claim in s.message.suspicions for s in told) for node, claim in claims.items())
+    assert all(
+        any(s.node == node and claim in s.message.suspicions for s in told) for node, claim in claims.items()
+    )
     beyond = [one for one in buried if health(driven, one) is Health.ALIVE]
     assert len(beyond) == 4
     for one in beyond:
@@ -340,6 +342,23 @@ def test_a_digest_that_calls_this_node_dead_is_refuted(driven, peer):
     driven.link(alice)
     entry = DigestEntry(driven.me.node, 1, 1, 0, int(Health.DEAD))
     assert SaveIncarnation(2) in driven.receive(alice, Digest((entry,)))
+
+
+@pytest.mark.parametrize("suspect", [False, True])
+def test_a_suspect_that_links_is_told_at_once_also_in_an_overlay(driven, peer, suspect):
+    members = [peer(f"member {number}") for number in range(50)]
+    linked, newcomer = members[:6], members[-1]
+    driven.link(*linked)
+    driven.receive(linked[0], Gossip(tuple(one.static() for one in members)))
+    driven.wait(2.0, beating(driven, *linked))
+    assert driven.membership.partial
+    if suspect:
+        driven.receive(linked[0], Gossip((), (linked[0].accuses(newcomer.node),)))
+    before = len(driven.done)
+    driven.link(newcomer)
+    digests = [s.message for s in driven.sent(Digest, driven.done[before:]) if s.node == newcomer.node]
+    states = [e.state for digest in digests for e in digest.entries if e.node == newcomer.node]
+    assert states == ([int(Health.SUSPECT)] if suspect else [])
 
 
 def test_one_link_brings_a_hundred_new_members_a_minute(driven, peer):
