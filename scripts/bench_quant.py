@@ -149,8 +149,11 @@ async def measure_speed(local: LocalModel, options: argparse.Namespace) -> list[
     return speeds
 
 
-def perplexity(local: LocalModel, dtype: str, variant: Variant, ids: Sequence[int]) -> float:
-    """Return e to the mean loss of each token after the first of its chunk."""
+def perplexity(local: LocalModel, dtype: str, variant: Variant, ids: Sequence[int], at_once: int) -> float:
+    """Return e to the mean loss of each token after the first of its chunk; ``at_once`` tokens go through in one pass.
+
+    With few of them these are the products of decode steps, else those of prompts.
+    """
     span = LayerSpan(0, local.spec.layers)
     base = load_span(local.folder, span, dtype, attention=ATTENTION)
     stage = Stage(base, span, torch_dtype(dtype), "cpu", 0, quantize=variant.quantize)
@@ -160,9 +163,12 @@ def perplexity(local: LocalModel, dtype: str, variant: Variant, ids: Sequence[in
     for start in range(0, len(ids) - 1, CHUNK):
         chunk = ids[start : start + CHUNK]
         kv = stage.new_kv(span, len(chunk))
-        segment = Segment(0, len(chunk), 0, kv.append_views(len(chunk)), kv.tokens)
-        out = stage.forward(span, ends.embed(chunk), [segment])
-        logits = ends.logits(out)[:-1]
+        passes = []
+        for first in range(0, len(chunk), at_once):
+            some = chunk[first : first + at_once]
+            segment = Segment(0, len(some), first, kv.append_views(len(some)), kv.tokens)
+            passes.append(ends.logits(stage.forward(span, ends.embed(some), [segment])))
+        logits = torch.cat(passes)[:-1]
         losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(chunk[1:]), reduction="none"))
     return math.exp(float(torch.cat(losses).double().mean()))
 
@@ -177,13 +183,13 @@ def licence() -> str:
     return text
 
 
-def measure_perplexity(local: LocalModel, dtype: str, text: str, most: int) -> dict[str, float]:
+def measure_perplexity(local: LocalModel, dtype: str, text: str, most: int, at_once: int) -> dict[str, float]:
     ids = ChatTokenizer.load(local.folder).encode(text, special=False)[:most]
-    print(f"perplexity of {len(ids)} tokens in chunks of {CHUNK}", file=sys.stderr)
+    print(f"perplexity of {len(ids)} tokens in chunks of {CHUNK}, {at_once} at once", file=sys.stderr)
     variants = [Variant(mode, False) for mode in MODES]
     variants += [Variant(mode, False, quantized_head=True) for mode in MODES[1:]]
     with torch.inference_mode():
-        return {variant.name: perplexity(local, dtype, variant, ids) for variant in variants}
+        return {variant.name: perplexity(local, dtype, variant, ids, at_once) for variant in variants}
 
 
 def show(speeds: Sequence[Speed], perplexities: dict[str, float]) -> None:
@@ -211,6 +217,7 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=32)
     parser.add_argument("--text", type=Path, help="instead of Python's licence")
     parser.add_argument("--text-tokens", type=int, default=1 << 20, help="use no more of the text")
+    parser.add_argument("--at-once", type=int, default=CHUNK, help="tokens of the text in one pass")
     parser.add_argument("--skip", choices=["speed", "perplexity"])
     parser.add_argument("--json", type=Path, help="also write all samples to this file")
     options = parser.parse_args()
@@ -222,7 +229,7 @@ def main() -> None:
     perplexities = {}
     if options.skip != "perplexity":
         text = options.text.read_text(encoding="utf-8") if options.text else licence()
-        perplexities = measure_perplexity(local, options.dtype, text, options.text_tokens)
+        perplexities = measure_perplexity(local, options.dtype, text, options.text_tokens, options.at_once)
     print(f"{options.model} {options.dtype}, {options.threads} threads, torch {torch.__version__}")
     show(speeds, perplexities)
     if options.json:
