@@ -50,5 +50,6 @@ class Ends:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Return [rows, vocabulary] in float32 for rows behind the last layer, scaled as the family does."""
         normed = self._norm(hidden)
-        head, _ = best_for(self._head, len(hidden))
-        return self._ends.finish(head.in_single(normed) if isinstance(head, Tiled) else head(normed)).float()
+        best, _ = best_for(self._head, len(hidden))
+        found = best.in_single(normed) if isinstance(best, Tiled) else self._head(normed)
+        return self._ends.finish(found).float()

@@ -103,9 +103,8 @@ class Tiled:
         operands.written[:rows] = x.reshape(rows, self.inputs)
         operands.settle()
         out = torch.empty(count, self.outputs)
-        _, read, row_scales = operands.addresses
         team().run(
-            tiles.multiply_together, operands.like, read, row_scales, *self.addresses, out.data_ptr(), count,
+            tiles.multiply_together, operands.like, operands.addresses, self.addresses, out.data_ptr(), count,
             self.inputs, self.outputs,
         )  # fmt: skip
         return out[:rows].view(*x.shape[:-1], self.outputs)

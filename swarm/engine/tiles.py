@@ -135,17 +135,20 @@ def _settle_typed(like, x, out, scales, rows, size):
 
 
 @njit(**FAST)
-def multiply(rank, team, like, x, row_scales, weights, scales, bias, out, rows, inputs, outputs):
+def multiply(rank, team, like, operands, product, out, rows, inputs, outputs):
     """out [rows, outputs] = x [rows, inputs] @ weights + bias, this thread's share of the outputs.
 
-    ``rows`` is one of ``padded``'s; x is ``like``, the others float32; the bias' address may be 0. Scales, of each row
-    and each output, belong to int16 rows and int8 weights.
+    ``operands`` are addresses of rows as they were written, of x, as products read them, and of a scale for each row;
+    ``product`` those of weights, a scale for each output, and the bias or 0. ``rows`` is one of ``padded``'s. x is
+    ``like``, the others float32; scales belong to int16 rows and int8 weights.
     """
+    _, x, row_scales = operands
+    weights, scales, bias = product
     tiles, pairs = outputs // WIDTH, inputs // 2
     words = inputs * like.itemsize // 4
     octets = _pair_bytes(like)
     stride = pairs * octets
-    at_once = _SHORT_PAIRS if octets == 32 else pairs
+    pairs_at_once = _SHORT_PAIRS if octets == 32 else pairs
     groups = (tiles + _GROUP - 1) // _GROUP
     begin, end = groups * rank // team * _GROUP, min(groups * (rank + 1) // team * _GROUP, tiles)
     if octets == 32:
@@ -158,93 +161,72 @@ def multiply(rank, team, like, x, row_scales, weights, scales, bias, out, rows, 
         row = 0
         while row < rows:
             left = rows - row
+            at_once = left if left <= 4 else 8 if left in (8, 16) else 12
             to = out + tile * WIDTH * 4 + row * outputs * 4
-            for first in range(0, pairs, at_once):
-                some = min(at_once, pairs - first)
+            for first in range(0, pairs, pairs_at_once):
+                some = min(pairs_at_once, pairs - first)
                 w = weights + tile * stride + first * octets
                 own = x + row * words * 4 + first * like.itemsize * 2
-                if left == 1:
-                    _one_row(like, own, words, w, some, stride, to, outputs, count)
-                elif left == 2:
-                    _two_rows(like, own, words, w, some, stride, to, outputs, count)
-                elif left == 4:
-                    _four_rows(like, own, words, w, some, stride, to, outputs, count)
-                elif left in (8, 16):
-                    _eight_rows(like, own, words, w, some, stride, to, outputs, count)
-                else:
-                    _twelve_rows(like, own, words, w, some, stride, to, outputs, count)
-            row += left if left <= 4 else 8 if left in (8, 16) else 12
+                _some_tiles(at_once, like, own, words, w, some, stride, to, outputs, count)
+            row += at_once
     _finish(like, out, scales, row_scales, bias, rows, outputs, begin * WIDTH, end * WIDTH)
 
 
 @njit(**FAST)
-def _one_row(like, x, words, weights, pairs, stride, out, width, count):
-    if count == 4:
-        _ONE_ROW(like, x, words, weights, pairs, stride, out, width)
-    else:
-        for tile in range(count):
-            _ONE_BY_ONE(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
+def _some_tiles(rows, like, x, words, weights, pairs, stride, out, width, count):
+    """Up to _GROUP tiles for one of the numbers of rows that are computed at once, as many at once as fit."""
+    tile = 0
+    while tile < count:
+        w, to, left = weights + tile * stride, out + tile * WIDTH * 4, count - tile
+        if rows == 1:
+            if left >= 4:
+                _ONE_ROW(like, x, words, w, pairs, stride, to, width)
+                tile += 4
+            else:
+                _ONE_BY_ONE(like, x, words, w, pairs, stride, to, width)
+                tile += 1
+        elif rows == 2:
+            if left >= _TWO:
+                _TWO_ROWS(like, x, words, w, pairs, stride, to, width)
+                tile += _TWO
+            else:
+                _TWO_BY_ONE(like, x, words, w, pairs, stride, to, width)
+                tile += 1
+        elif rows == 4:
+            if left >= _FOUR:
+                _FOUR_ROWS(like, x, words, w, pairs, stride, to, width)
+                tile += _FOUR
+            else:
+                _FOUR_BY_ONE(like, x, words, w, pairs, stride, to, width)
+                tile += 1
+        elif rows == 8:
+            if left >= 2:
+                _EIGHT_ROWS(like, x, words, w, pairs, stride, to, width)
+                tile += 2
+            else:
+                _EIGHT_BY_ONE(like, x, words, w, pairs, stride, to, width)
+                tile += 1
+        elif left >= 2:
+            _TWELVE_ROWS(like, x, words, w, pairs, stride, to, width)
+            tile += 2
+        else:
+            _TWELVE_BY_ONE(like, x, words, w, pairs, stride, to, width)
+            tile += 1
 
 
 @njit(**FAST)
-def _two_rows(like, x, words, weights, pairs, stride, out, width, count):
-    tile = 0
-    while tile + _TWO <= count:
-        _TWO_ROWS(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
-        tile += _TWO
-    for rest in range(tile, count):
-        _TWO_BY_ONE(like, x, words, weights + rest * stride, pairs, stride, out + rest * 64, width)
-
-
-@njit(**FAST)
-def _four_rows(like, x, words, weights, pairs, stride, out, width, count):
-    tile = 0
-    while tile + _FOUR <= count:
-        _FOUR_ROWS(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
-        tile += _FOUR
-    for rest in range(tile, count):
-        _FOUR_BY_ONE(like, x, words, weights + rest * stride, pairs, stride, out + rest * 64, width)
-
-
-@njit(**FAST)
-def _eight_rows(like, x, words, weights, pairs, stride, out, width, count):
-    tile = 0
-    while tile + 2 <= count:
-        _EIGHT_ROWS(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
-        tile += 2
-    if tile < count:
-        _EIGHT_BY_ONE(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
-
-
-@njit(**FAST)
-def _twelve_rows(like, x, words, weights, pairs, stride, out, width, count):
-    tile = 0
-    while tile + 2 <= count:
-        _TWELVE_ROWS(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
-        tile += 2
-    if tile < count:
-        _TWELVE_BY_ONE(like, x, words, weights + tile * stride, pairs, stride, out + tile * 64, width)
+def _norm_own(residual, added, weight, eps, place, rows, size, first, operand, written, single):
+    """Add to and norm this thread's rows, from ``first`` on, as what the next product reads."""
+    begin = first * size
+    add_norm(residual, added, single, weight, place[0] + begin * written.itemsize, written, rows, size, eps)
+    _settle(operand, place[0] + begin * 4, place[1] + begin * 2, place[2] + first * 4, rows, size)
 
 
 @njit(**FAST)
 def step(
-    rank,
-    team,
-    barrier,
-    layers,
-    scales,
-    shape,
-    tables,
-    rotation,
-    work,
-    operands,
-    out,
-    own_like,
-    operand,
-    written,
-    single,
-    scratch,
-):
+    rank, team, barrier, layers, scales, shape, tables, rotation, work, operands, out, own_like, operand, written,
+    single, scratch,
+):  # fmt: skip
     """One decode step through a span, this thread's share of it; the whole team calls it with its ranks.
 
     ``layers`` [layers, COLUMNS] (int64) and ``scales`` [layers, 4]: the epsilons of the norm in front, of the one in
@@ -266,134 +248,66 @@ def step(
     before = 0
     for layer in range(layers.shape[0]):
         a, eps = layers[layer], scales[layer]
-        for half in range(2):
-            add_norm(
-                residual + place,
-                before,
-                single,
-                a[NORM_IN + half],
-                normed[0] + from_hidden * written.itemsize,
-                written,
-                own,
-                hidden,
-                eps[half],
-            )
-            _settle(
-                operand,
-                normed[0] + from_hidden * 4,
-                normed[1] + from_hidden * 2,
-                normed[2] + first * 4,
-                own,
-                hidden,
-            )
-            meet(single, barrier, team)
-            if half == 1:
-                break
-            multiply(
-                rank,
-                team,
-                operand,
-                normed[1],
-                normed[2],
-                a[QKV],
-                a[QKV_SCALES],
-                a[QKV_BIAS],
-                qkv,
-                count,
-                hidden,
-                width,
-            )
-            meet(single, barrier, team)
-            turned = (rotation[0] * a[ROTATES], rotation[1] * a[ROTATES])
-            norms = (a[NORM_QUERY], a[NORM_KEY])
-            table, sizes = tables[a[SLAB]], (heads, groups, dim)
-            store_keys(
-                rank, team, qkv, single, own_like, table, a[INDEX], sizes, turned, norms, eps[2], own_scratch
-            )
-            meet(single, barrier, team)
-            attend_rows(
-                rank,
-                team,
-                qkv,
-                single,
-                mixed[0],
-                written,
-                own_like,
-                table,
-                a[INDEX],
-                sizes,
-                turned,
-                norms,
-                eps[2],
-                eps[3],
-                own_scratch,
-            )
-            meet(single, barrier, team)
-            if operand.itemsize != written.itemsize:
-                at = first * mixed_size
-                _settle(operand, mixed[0] + at * 4, mixed[1] + at * 2, mixed[2] + first * 4, own, mixed_size)
-                meet(single, barrier, team)
-            multiply(
-                rank,
-                team,
-                operand,
-                mixed[1],
-                mixed[2],
-                a[OUT],
-                a[OUT_SCALES],
-                a[OUT_BIAS],
-                added,
-                count,
-                mixed_size,
-                hidden,
-            )
-            meet(single, barrier, team)
-            before = added + place
-        multiply(
-            rank,
-            team,
-            operand,
-            normed[1],
-            normed[2],
-            a[GATE_UP],
-            a[GATE_UP_SCALES],
-            a[GATE_UP_BIAS],
-            gate_up,
-            count,
-            hidden,
-            2 * inner,
+        _norm_own(
+            residual + place, before, a[NORM_IN], eps[0], normed, own, hidden, first, operand, written, single
         )
+        meet(single, barrier, team)
+        weights = (a[QKV], a[QKV_SCALES], a[QKV_BIAS])
+        multiply(rank, team, operand, normed, weights, qkv, count, hidden, width)
+        meet(single, barrier, team)
+        turned = (rotation[0] * a[ROTATES], rotation[1] * a[ROTATES])
+        norms = (a[NORM_QUERY], a[NORM_KEY])
+        table, sizes = tables[a[SLAB]], (heads, groups, dim)
+        store_keys(
+            rank, team, qkv, single, own_like, table, a[INDEX], sizes, turned, norms, eps[2], own_scratch
+        )
+        meet(single, barrier, team)
+        attend_rows(
+            rank, team, qkv, single, mixed[0], written, own_like, table, a[INDEX], sizes, turned, norms, eps[2], eps[3],
+            own_scratch,
+        )  # fmt: skip
+        meet(single, barrier, team)
+        if operand.itemsize != written.itemsize:
+            at = first * mixed_size
+            _settle(operand, mixed[0] + at * 4, mixed[1] + at * 2, mixed[2] + first * 4, own, mixed_size)
+            meet(single, barrier, team)
+        weights = (a[OUT], a[OUT_SCALES], a[OUT_BIAS])
+        multiply(rank, team, operand, mixed, weights, added, count, mixed_size, hidden)
+        meet(single, barrier, team)
+        before = added + place
+        _norm_own(
+            residual + place,
+            before,
+            a[NORM_MID],
+            eps[1],
+            normed,
+            own,
+            hidden,
+            first,
+            operand,
+            written,
+            single,
+        )
+        meet(single, barrier, team)
+        weights = (a[GATE_UP], a[GATE_UP_SCALES], a[GATE_UP_BIAS])
+        multiply(rank, team, operand, normed, weights, gate_up, count, hidden, 2 * inner)
         meet(single, barrier, team)
         gate(gate_up + from_inner * 8, single, gated[0] + from_inner * written.itemsize, written, own, inner)
         _settle(
             operand, gated[0] + from_inner * 4, gated[1] + from_inner * 2, gated[2] + first * 4, own, inner
         )
         meet(single, barrier, team)
-        multiply(
-            rank,
-            team,
-            operand,
-            gated[1],
-            gated[2],
-            a[DOWN],
-            a[DOWN_SCALES],
-            a[DOWN_BIAS],
-            added,
-            count,
-            inner,
-            hidden,
-        )
+        weights = (a[DOWN], a[DOWN_SCALES], a[DOWN_BIAS])
+        multiply(rank, team, operand, gated, weights, added, count, inner, hidden)
         meet(single, barrier, team)
     add_round(residual + place, before, single, out + from_hidden * own_like.itemsize, own_like, own * hidden)
     meet(single, barrier, team)
 
 
 @njit(**FAST)
-def multiply_together(
-    rank, team, barrier, like, x, row_scales, weights, scales, bias, out, rows, inputs, outputs
-):
+def multiply_together(rank, team, barrier, like, operands, product, out, rows, inputs, outputs):
     """``multiply``, and wait until all of the team are through."""
-    multiply(rank, team, like, x, row_scales, weights, scales, bias, out, rows, inputs, outputs)
+    multiply(rank, team, like, operands, product, out, rows, inputs, outputs)
     meet(like, barrier, team)
 
 

@@ -6,7 +6,10 @@ from torch import nn
 from torch.nn import functional
 
 from swarm.engine import kernels, quantized
+from swarm.engine.ends import Ends
 from swarm.errors import EngineError
+from swarm.models.ends import load_ends
+from tests.support.models import random_model
 
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 MODES = ["int8", "int4"]
@@ -154,3 +157,19 @@ def test_one_thread_multiplies_few_rows_by_codes_of_8_bits_in_a_compiled_product
         assert in_single
         assert relative_error(run(x), functional.linear(x, wanted, bias.float())) < 1e-3
     assert not kernels.best_for(kernel, 3)[1]
+
+
+def test_a_head_of_codes_is_the_same_by_whatever_kernel(tmp_path, monkeypatch):
+    local = random_model("llama", {}, tmp_path / "llama").local
+    hidden = matrix(2, local.spec.hidden_size, torch.bfloat16, 3)
+    with torch.inference_mode():
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 1)
+        found = Ends(load_ends(local.folder, "bfloat16"), torch.bfloat16, "cpu", quantize="int8").logits(
+            hidden
+        )
+        monkeypatch.setattr(quantized, "_in_tiles", lambda *_, **__: None)
+        other = Ends(load_ends(local.folder, "bfloat16"), torch.bfloat16, "cpu", quantize="int8").logits(
+            hidden
+        )
+    assert found.dtype == other.dtype == torch.float32
+    assert relative_error(other, found) < 2e-2
