@@ -326,6 +326,16 @@ GUARDS = (
         ("tests/unit/net/test_link.py::test_a_peer_that_sends_more_than_its_credit_is_malformed",),
     ),
     Guard(
+        "parts of weights are proven by the chunk root",
+        "swarm/node/listing.py",
+        "            if self.chunks.root(roots) == known:",
+        "            if self.chunks.root(roots):",
+        (
+            "tests/integration/test_transfer.py::test_where_no_member_fits_the_chunk_root_only_whole_files_count",
+            "tests/integration/test_transfer.py::test_a_chunk_root_proves_every_chunk_of_a_part_whatever_members_say",
+        ),
+    ),
+    Guard(
         "a chunk of weights is checked",
         "swarm/models/partial.py",
         "if hashlib.sha256(data).digest() != entry_of(self.table, chunk):",

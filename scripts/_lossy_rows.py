@@ -19,7 +19,6 @@ from tests.support.swarm_process import NodeProcess, SwarmProcesses, wait_for
 
 LOSS = 0.05
 ONE_WAY_SECONDS = 0.05
-MINUTES = 2.0
 SUSPECT = re.compile(r"the link to \S+ is suspect")
 GONE = re.compile(r" is gone$", re.MULTILINE)
 
@@ -27,8 +26,9 @@ GONE = re.compile(r" is gone$", re.MULTILINE)
 class LossyRows(Rows):
     """A front door and two holders of each half, each in a network of its own."""
 
-    def __init__(self, swarm: SwarmProcesses, net: LossyNet) -> None:
+    def __init__(self, swarm: SwarmProcesses, net: LossyNet, minutes: float) -> None:
         super().__init__(swarm)
+        self._minutes = minutes
         self._net = net
 
     def rest(self) -> None:
@@ -46,7 +46,7 @@ class LossyRows(Rows):
             before = self._counts()
             sent, lost = self._net.sent, self._net.lost
             began = time.monotonic()
-            while time.monotonic() < began + MINUTES * 60:
+            while time.monotonic() < began + self._minutes * 60:
                 answers.append(await hear(client, self._door.url, body))
             took = time.monotonic() - began
         suspected, dead = (now - then for now, then in zip(self._counts(), before, strict=True))
@@ -70,7 +70,7 @@ class LossyRows(Rows):
 
 
 @contextmanager
-def lossy_rows(model: str) -> Iterator[LossyRows]:
+def lossy_rows(model: str, minutes: float) -> Iterator[LossyRows]:
     """Start it; needs Linux and root."""
     spans = ("none", *SPANS, *SPANS)
     net = LossyNet(len(spans), one_way_seconds=ONE_WAY_SECONDS, loss=LOSS)
@@ -87,7 +87,7 @@ def lossy_rows(model: str) -> Iterator[LossyRows]:
                 return all(swarm.holders(door, span) == 2 for span in SPANS)
 
             inside(net.names[0], lambda: wait_for("two holders of each half", held))
-            yield LossyRows(swarm, net)
+            yield LossyRows(swarm, net, minutes)
         finally:
             swarm.stop()
             net.close()

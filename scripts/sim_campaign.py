@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     if options.large:
         return _large(options.large, options.first)
     if options.sockets:
-        return _sockets(options.sockets, options.stay)
+        return _sockets(options.sockets, options.stay, options.over)
     results = Path(options.results)
     done = {} if options.again else _read(results)
     wanted = list(_wanted(options))
@@ -74,6 +74,9 @@ def _options(arguments: list[str]) -> argparse.Namespace:
     parser.add_argument("--large", type=int, default=0, metavar="NODES", help="form one large swarm instead")
     parser.add_argument(
         "--sockets", type=int, default=0, metavar="NODES", help="join gossip-only nodes instead"
+    )
+    parser.add_argument(
+        "--over", type=float, default=0.0, help="these start evenly over so many seconds (0: at once)"
     )
     parser.add_argument("--stay", type=float, default=20.0, help="watch them for so long after that (20)")
     return parser.parse_args(arguments)
@@ -141,15 +144,16 @@ def _large(nodes: int, seed: int) -> int:
     return 0
 
 
-def _sockets(nodes: int, stay_seconds: float) -> int:
+def _sockets(nodes: int, stay_seconds: float, over_seconds: float) -> int:
     from tests.support.gossip_node import join_and_stay
 
     logging.disable()  # a line for each attempt that comes to nothing
     started = time.process_time()
-    joined = asyncio.run(join_and_stay(nodes, stay_seconds))
+    joined = asyncio.run(join_and_stay(nodes, stay_seconds, over_seconds))
     cpu = time.process_time() - started
     print(
-        f"{nodes} nodes: all know all after {joined.seconds:.2f} s. In the {joined.stayed:.0f} s after that each held\n"
+        f"{nodes} nodes that started over {over_seconds:g} s: all know all {joined.seconds:.2f} s after the last. In\n"
+        f"the {joined.stayed:.0f} s after that each held "
         f"at least {joined.fewest_alive} for alive, at most {joined.most_doubted:.2%} of all pairs were in doubt, and\n"
         f"{joined.dead} were held dead at the end; {joined.most_links} links a node at most; {cpu:.0f} s of CPU"
     )

@@ -92,12 +92,14 @@ def accept_invite(invite: Invite, keystore: Keystore, settings: Config) -> None:
 
     known = keystore.own_keyring()
     if known is not None and known.find(invite.swarm_id) is not None:
+        keystore.save_chunk_roots(invite.chunk_roots)
         return
     key = keystore.claim()
     try:
         with working("Asking the node that made the invite …"):
             keyring = asyncio.run(redeem(invite, key, settings.net))
         keystore.save_keyring(keyring)
+        keystore.save_chunk_roots(invite.chunk_roots)
     finally:
         keystore.close()
     announce(f"The invite was good: this machine belongs to the swarm now ({keystore.folder}).")

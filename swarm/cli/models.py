@@ -47,7 +47,7 @@ def list_models(as_json: Json = False) -> None:
     Example: `swarm models list --json`
     """
     store = _store()
-    found = [_described(model) for model in store.list()]
+    found = [_described(model) | {"pin": _pin(store, model)} for model in store.list()]
     if as_json:
         typer.echo(json.dumps(found, indent=2))
         return
@@ -166,6 +166,11 @@ def verify(name: Name, as_json: Json = False) -> None:
             f"{name}: {', '.join(wrong)} {'is' if len(wrong) == 1 else 'are'} damaged; delete what is damaged, "
             "and the next start fetches it again"
         )
+    local = store.find(name)
+    if not as_json and local is not None and ":" in (pin := _pin(store, local)):
+        announce(
+            f'By this line in another machine\'s settings every chunk of it is proven there:\npins = ["{pin}"]'
+        )
 
 
 @app.command()
@@ -221,6 +226,14 @@ def _described(model: LocalModel) -> dict[str, Any]:
         "dtype": model.spec.dtype,
         "folder": str(model.folder),
     }
+
+
+def _pin(store: ModelStore, model: LocalModel) -> str:
+    """Return what goes into the setting ``pins``: with the chunk root where this disk proves it."""
+    from swarm.models.shared import SharedListing
+
+    root = SharedListing(model.folder, model.manifest.files, store.cache).root()
+    return f"{model.id.name}@{model.id.digest}" + (f":{root}" if root else "")
 
 
 def _spans(layers: list[int]) -> list[str]:

@@ -81,7 +81,9 @@ class ModelSettings:
         flag="serve",
     )
     pins: tuple[str, ...] = knob(
-        (), "NAME@DIGEST: which weights a name means, where the swarm has several under it."
+        (),
+        "NAME@DIGEST: which weights a name means, where the swarm has several under it. NAME@DIGEST:ROOT, as "
+        "`swarm models verify` prints it, also proves each chunk that members give.",
     )
     layers: LayerSpan | str = knob(
         "auto", "A:B (half open), none (only the model's ends), or auto.", flag="layers"

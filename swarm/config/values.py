@@ -37,8 +37,8 @@ _PATTERNS = {
         "a label (1 to 32 letters, digits or _ . : = -)",
     ),
     "model.pins": (
-        re.compile(r"[^@\s]+@[0-9a-f]{8,64}"),
-        "NAME@DIGEST, with 8 hex digits of the digest or more",
+        re.compile(r"[^@\s]+@[0-9a-f]{8,64}(:[0-9a-f]{64})?"),
+        "NAME@DIGEST, with 8 hex digits of the digest or more, and after a colon the chunk root, if any",
     ),
     "node.allow": (re.compile(r"[a-z2-7]{32}"), "node ids (32 lower-case base32 characters each)"),
     "node.ban": (re.compile(r"[a-z2-7]{32}"), "node ids (32 lower-case base32 characters each)"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from bisect import bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -66,6 +66,21 @@ class Chunks:
         """Return the place of a file in the listing; None for one that is not of it."""
         return next((at for at, entry in enumerate(self.files) if entry.name == name), None)
 
+    def root(self, roots: Sequence[str]) -> str:
+        """Return the chunk root by these roots of the files; empty when one that counts is missing or they are too few.
+
+        A file of one chunk needs none: its own digest is that chunk's.
+        """
+        if len(roots) != len(self.files):
+            return ""
+        known = [
+            root
+            if entry.size > CHUNK_BYTES
+            else table_root(bytes.fromhex(entry.sha256) if entry.size else b"")
+            for entry, root in zip(self.files, roots, strict=True)
+        ]
+        return chunk_root(self.digest, known) if all(known) else ""
+
     def octets(self, indices: Iterable[int]) -> int:
         return sum(self.place(index).octets for index in indices)
 
@@ -78,6 +93,11 @@ def chunk_count(size: int) -> int:
 def table_root(table: bytes) -> str:
     """Return the SHA-256 (hex) that stands for a file's table: the digests of its chunks, 32 bytes each."""
     return hashlib.sha256(b"swarm-chunks/1\n" + table).hexdigest()
+
+
+def chunk_root(digest: str, roots: Iterable[str]) -> str:
+    """Return the SHA-256 (hex) that stands for all chunks of a listing: of its digest and its files' roots."""
+    return hashlib.sha256("\n".join(("swarm-model-chunks/1", digest, *roots)).encode()).hexdigest()
 
 
 def entry_of(table: bytes, chunk: int) -> bytes:

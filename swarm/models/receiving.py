@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from swarm.models.chunks import Chunks
 from swarm.models.folder import MANIFEST_NAME, HashCache, inside
 from swarm.models.manifest import encode_files
 from swarm.models.partial import PartialFile
+from swarm.models.shared import keep_roots
 
 
 class Receiving:
@@ -35,6 +36,12 @@ class Receiving:
             self.folder.mkdir(parents=True, exist_ok=True)
             if not (self.folder / MANIFEST_NAME).is_file():
                 write_atomically(self.folder / MANIFEST_NAME, encode_files(self.chunks.files))
+
+    def keep_roots(self, roots: Sequence[str]) -> None:
+        """Write down the proven roots of the files' tables, for members that will take their parts from here."""
+        with explained(self.folder):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            keep_roots(self.folder, self.chunks.digest, roots)
 
     def whole(self, file: int) -> bool:
         """Say whether a file is here under its own name: it got that when its SHA-256 was right."""

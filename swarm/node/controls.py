@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import secrets
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from swarm import __version__
-from swarm.errors import ConfigError, SwarmError
+from swarm.errors import ConfigError, ModelError, SwarmError
 from swarm.node.control import (
     AnyRequest,
     ChangeKeys,
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from swarm.node.hosting import Hosting
     from swarm.node.pulls import Pulls
 
+log = logging.getLogger("swarm.node")
+
 DEFAULT_API_HOST = "127.0.0.1"
 DEFAULT_API_PORT = 8000
 MAX_INVITE_MINUTES = 24 * 60
@@ -47,11 +51,12 @@ class Controls:
         pulls: Pulls,
         holding: Holding,
         hosting: Hosting,
+        chunk_roots: Callable[[], dict[str, str]],
         state: Callable[[], dict[str, Any]],
         stop: Callable[[], None],
         clock: Callable[[], float],
     ) -> None:
-        """``clock`` is the one that the tickets are checked by."""
+        """``clock`` is the one that the tickets are checked by; ``chunk_roots`` blocks."""
         self._node = node
         self._swarm_id = swarm_id
         self._tickets = tickets
@@ -60,6 +65,7 @@ class Controls:
         self._pulls = pulls
         self._holding = holding
         self._hosting = hosting
+        self._chunk_roots = chunk_roots
         self._state = state
         self._stop = stop
         self._clock = clock
@@ -70,7 +76,7 @@ class Controls:
             case GetState():
                 answer = self._shown()
             case MakeInvite(minutes):
-                answer = self._invite(minutes)
+                answer = await self._invite(minutes)
             case PullModel(name, layers, ends):
                 answer = await self._pulls.ask(name, layers, ends)
             case Stop():
@@ -97,16 +103,21 @@ class Controls:
             "memory": self._hosting.memory(),
         }
 
-    def _invite(self, minutes: float) -> dict[str, Any]:
+    async def _invite(self, minutes: float) -> dict[str, Any]:
         if not 0 < minutes <= MAX_INVITE_MINUTES:
             raise ConfigError(f"an invite is good for up to {MAX_INVITE_MINUTES} minutes, not {minutes:g}")
+        try:
+            roots = await asyncio.to_thread(self._chunk_roots)
+        except (OSError, ModelError) as exc:
+            log.warning("the invite proves no weights: %s", exc)
+            roots = {}
         ticket, key = secrets.token_bytes(TICKET_ID_BYTES), secrets.token_bytes(TICKET_KEY_BYTES)
         addresses = self._addresses()[:MAX_ADDRESSES]
         try:
             self._tickets.issue(ticket, key, self._clock(), minutes * 60)
         except ValueError as exc:
             raise SwarmError(str(exc)) from None
-        invite = Invite(addresses, self._node, self._swarm_id, ticket, key)
+        invite = Invite(addresses, self._node, self._swarm_id, ticket, key, roots)
         return {"invite": invite.encode(), "addresses": list(map(str, addresses)), "minutes": minutes}
 
     async def _open(self, listen: str, keys: tuple[str, ...] | None) -> dict[str, Any]:

@@ -11,10 +11,13 @@ import os
 import secrets
 import stat
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import Annotated
 
+import msgspec
 import platformdirs
 from filelock import FileLock, Timeout
 
@@ -26,9 +29,11 @@ log = logging.getLogger("swarm.node")
 NODE_KEY_FILE = "node.key"
 SECRET_FILE = "swarm.key"
 INCARNATION_FILE = "incarnation"
+CHUNK_ROOTS_FILE = "chunk-roots.json"
 LOCK_FILE = "lock"
 PID_FILE = "pid"
 SEED_BYTES = 32
+_Hex = Annotated[str, msgspec.Meta(pattern="^[0-9a-f]{64}$")]
 
 
 def default_state_folder() -> Path:
@@ -104,6 +109,22 @@ class Keystore:
             )
         lines = "".join(f"{secret.hex()}\n" for secret in keyring.secrets)
         _write(self.folder / SECRET_FILE, lines.encode())
+
+    def chunk_roots(self) -> dict[str, str]:
+        """Return what invites brought: digest of a model -> its chunk root. Raises ConfigError for a malformed file."""
+        path = self.folder / CHUNK_ROOTS_FILE
+        content = _read(path)
+        if content is None:
+            return {}
+        try:
+            return msgspec.json.decode(content, type=dict[_Hex, _Hex])
+        except msgspec.MsgspecError as exc:
+            raise ConfigError(f"{path} is damaged ({exc}); delete it, or take another invite") from None
+
+    def save_chunk_roots(self, brought: Mapping[str, str]) -> None:
+        """Add what an invite brought; the last one counts."""
+        if brought:
+            _write(self.folder / CHUNK_ROOTS_FILE, msgspec.json.encode({**self.chunk_roots(), **brought}))
 
     def close(self) -> None:
         """Let another process use the folder. Safe to call twice."""

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from swarm.errors import AmbiguousModelError, ModelError, UnknownModelError
 from swarm.models.manifest import is_name
 from swarm.node.listing import NoSourceError
+from swarm.node.pins import Pins
 from swarm.node.transfer import Transfer
 from swarm.types import LayerSpan, ModelId, NodeId
 
@@ -40,7 +41,7 @@ class Library:
         known: Callable[[], Iterable[ModelId]],
         holders: Holders,
         joined: Callable[[], Awaitable[None]],
-        pins: Sequence[str],
+        pins: Pins,
         announce: Callable[[str], None],
         progress: Progress,
     ) -> None:
@@ -50,7 +51,7 @@ class Library:
         self._known = known
         self._holders = holders
         self._joined = joined
-        self._pins = dict(pin.rsplit("@", 1) for pin in pins)
+        self._pins = pins
         self._announce = announce
         self._progress = progress
         self._models: dict[ModelId, LocalModel] = {}
@@ -67,7 +68,7 @@ class Library:
         AmbiguousModelError naming several, UnknownModelError.
         """
         plain, digest = _split(name)
-        digest = digest or self._pinned(plain)
+        digest = digest or self._pins.digest(plain)
         for candidates in (self._models, self._served()):
             fitting = _fitting(candidates, plain, digest)
             if len(fitting) == 1:
@@ -89,7 +90,7 @@ class Library:
     async def pull(self, name_or_folder: str, *, span: Wanted, ends: bool, progress: Progress) -> LocalModel:
         """Bring onto the disk what ``named`` returns, without using it. Raises ModelError."""
         plain, digest = _split(name_or_folder)
-        digest = digest or self._pinned(plain)
+        digest = digest or self._pins.digest(plain)
         local = await asyncio.to_thread(self._store.find, plain, progress)
         if local is not None and not local.id.digest.startswith(digest):
             local = None
@@ -148,9 +149,6 @@ class Library:
     def _keep(self, local: LocalModel) -> LocalModel:
         self._models[local.id] = local
         return local
-
-    def _pinned(self, name: str) -> str:
-        return self._pins.get(name, "")
 
     def _warn_of_others(self, own: ModelId) -> None:
         others = [model for model in self._served() if model.name == own.name and model != own]

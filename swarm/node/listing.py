@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from swarm.errors import ModelError, PeerError, ProtocolError, SwarmError
 from swarm.models.chunks import Chunks, table_root
 from swarm.models.receiving import Receiving
+from swarm.models.shared import kept_roots
 from swarm.transfer.offer import Offer, decode_offer, roots_of
 from swarm.types import NodeId, short
 
@@ -43,6 +44,9 @@ class Listing:
         self._roots: dict[int, str] = {}
         self._false: dict[int, set[str]] = {}
         self._contested: set[int] = set()
+        self._proven: tuple[str, ...] = ()
+        """The files' roots that the model's chunk root proves, where that is known."""
+        self._whole_only = transfer.settings.whole_files
 
     @classmethod
     async def open(cls, transfer: Transfer, digest: str, folder: Path, sources: Sources) -> Listing:
@@ -51,7 +55,9 @@ class Listing:
         if chunks is None:
             why = "; ".join(problems) or "no member has them"
             raise NoSourceError(f"no member gives the weights {digest[:12]}…: {why}")
-        return cls(transfer, digest, chunks, offers, folder)
+        listing = cls(transfer, digest, chunks, offers, folder)
+        await listing._prove(transfer.chunk_root(digest))
+        return listing
 
     async def refresh(self, sources: Sources) -> None:
         """Ask again: members come and go, and get more chunks themselves."""
@@ -80,9 +86,43 @@ class Listing:
                 held.difference_update(self.chunks.of_file(file))
         return held
 
+    async def _prove(self, known: str) -> None:
+        """Find the files' roots of which the chunk root ``known`` was made; empty: nobody brought one.
+
+        One that fits nothing leaves what proves whole files, the model's own digest.
+        """
+        if not known:
+            return
+        kept = await asyncio.to_thread(kept_roots, self.receiving.folder, self.chunks)
+        files = range(len(self.chunks.files))
+        believed = [next(iter(roots_of(self.offers, file)), ("", frozenset()))[0] for file in files]
+        told = [[file.root for file in offer.files] for offer in self.offers.values()]
+        for roots in (kept, *told, believed):
+            if self.chunks.root(roots) == known:
+                self._proven = tuple(roots)
+                await asyncio.to_thread(self.receiving.keep_roots, roots)
+                self._name_liars(roots)
+                return
+        self._whole_only = True
+        log.warning(
+            "no member names digests of chunks of %s… that fit its chunk root %s…; only whole files are taken",
+            self.digest[:12],
+            known[:12],
+        )
+
+    def _name_liars(self, roots: Sequence[str]) -> None:
+        for at, root in enumerate(roots):
+            false = {node for other, nodes in roots_of(self.offers, at) if other != root for node in nodes}
+            if root and false:
+                log.warning(
+                    "%s: %s gave false digests of its chunks; the model's chunk root shows it",
+                    self.chunks.files[at].name,
+                    ", ".join(map(short, sorted(false))),
+                )
+
     async def begin(self, indices: set[int]) -> set[int]:
         """Open the files of these chunks; return the chunks to fetch: all of a file that members differ about, or
-        of every file where the settings trust nobody about parts.
+        of every file where nobody is trusted about parts.
 
         Raises NoSourceError when nobody knows a file's table.
         """
@@ -91,7 +131,7 @@ class Listing:
                 continue
             if file in self._false or not await self._resume(file):
                 await self._begin_anew(file)
-            if file in self._contested or self.transfer.settings.whole_files:
+            if file in self._contested or self._whole_only:
                 indices |= set(self.chunks.of_file(file))
         return indices
 
@@ -102,7 +142,7 @@ class Listing:
         if len(self.chunks.of_file(file)) <= 1:
             return True
         root = table_root(self.receiving.table(file))
-        named = [name for name, _ in roots_of(self.offers, file)]
+        named = [name for name, _ in self._believable(file)]
         if root not in named:
             return False
         self._roots[file] = root
@@ -142,7 +182,7 @@ class Listing:
             table = bytes.fromhex(entry.sha256) if entry.size else b""
             await asyncio.to_thread(self.receiving.begin, file, table)
             return
-        roots = [pair for pair in roots_of(self.offers, file) if pair[0] not in self._false.get(file, ())]
+        roots = self._believable(file)
         if len(roots) > 1 or file in self._false:
             self._contested.add(file)
         for root, nodes in roots:
@@ -153,6 +193,14 @@ class Listing:
                     self._roots[file] = root
                     return
         raise NoSourceError(f"no member that can be reached gives the digests of the chunks of {entry.name}")
+
+    def _believable(self, file: int) -> list[tuple[str, frozenset[NodeId]]]:
+        """Return the roots of a file with who names them: the proven one, else those not known to be false."""
+        proven = self._proven[file] if self._proven else ""
+        false = self._false.get(file, set())
+        if proven and proven not in false:
+            return [pair for pair in roots_of(self.offers, file) if pair[0] == proven]
+        return [pair for pair in roots_of(self.offers, file) if pair[0] not in false]
 
     async def _table(self, node: NodeId, file: int, root: str) -> bytes | None:
         try:

@@ -37,6 +37,7 @@ from swarm.node.lag import LoopLag
 from swarm.node.library import Library
 from swarm.node.meters import Meters, readings
 from swarm.node.origin import Origin
+from swarm.node.pins import Pins
 from swarm.node.pulls import Pulls
 from swarm.node.sharing import Sharing, WeightTraffic
 from swarm.node.stage_service import StageService
@@ -138,15 +139,16 @@ class Node:
             spawn=self._spawn,
         )
         store = ModelStore()
+        pins = Pins(config.model.pins, self._keystore.chunk_roots())
         self._weight_traffic = WeightTraffic()
         self._library = Library(
             store=store,
-            transfer=self._transfer_of(store),
+            transfer=self._transfer_of(store, pins),
             served=lambda: self.view().layers,
             known=self._known_models,
             holders=self._holders,
             joined=self._joined,
-            pins=config.model.pins,
+            pins=pins,
             announce=self._announce,
             progress=self._progress,
         )
@@ -246,7 +248,7 @@ class Node:
         self.open = self._origin.open
         self.starving = self._origin.starving
 
-    def _transfer_of(self, store: ModelStore) -> Transfer:
+    def _transfer_of(self, store: ModelStore, pins: Pins) -> Transfer:
         self._dispatch.transfer = Transfer(
             node=self._id,
             network=self._network,
@@ -256,6 +258,7 @@ class Node:
             busy=self._busy,
             clock=self._clock,
             traffic=self._weight_traffic,
+            chunk_root=pins.chunk_root,
         )
         return self._dispatch.transfer
 
@@ -367,6 +370,7 @@ class Node:
             pulls=self._pulls,
             holding=self._holding,
             hosting=self._hosting,
+            chunk_roots=self._sharing.chunk_roots,
             state=lambda: self.state(detail=True),
             stop=self.stop,
             clock=lambda: asyncio.get_running_loop().time(),

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from swarm.errors import LinkDownError, ModelError
-from swarm.models.chunks import table_root
 from swarm.models.shared import SharedListing, companions_in
 from swarm.protocol.messages import NoWeights, WantWeights, Weights
 from swarm.transfer.offer import Offer, OfferedFile, encode_offer
@@ -77,6 +76,15 @@ class Sharing:
             self._refuse(node, want, "full")
         else:
             self._wake.set()
+
+    def chunk_roots(self) -> dict[str, str]:
+        """Return the chunk roots, by digest, of the models that this node vouches for. Blocks.
+
+        Raises OSError and ModelError.
+        """
+        listings = {local.id.digest: self._listing(local.id.digest) for local in self._models()}
+        roots = {digest: listing.root() for digest, listing in listings.items() if listing is not None}
+        return {digest: root for digest, root in roots.items() if root}
 
     def drained(self, _node: NodeId) -> None:
         self._wake.set()
@@ -148,7 +156,7 @@ class Sharing:
                 state.entry.name,
                 state.entry.size,
                 state.entry.sha256,
-                table_root(state.table) if state.held else "",
+                state.root,
                 state.held,
             )
             for state in listing.states()

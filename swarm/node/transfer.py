@@ -58,8 +58,11 @@ class Transfer:
         busy: Callable[[], bool],
         clock: Callable[[], float],
         traffic: WeightTraffic,
+        chunk_root: Callable[[str], str] = lambda _digest: "",
     ) -> None:
+        """``chunk_root`` returns what a person brought of a model's digest to prove its chunks by, or nothing."""
         self.node = node
+        self.chunk_root = chunk_root
         self.settings = settings
         self.busy = busy
         self.clock = clock

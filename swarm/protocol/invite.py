@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import msgspec
@@ -22,9 +23,11 @@ TICKET_ID_BYTES = 8
 TICKET_KEY_BYTES = 32
 MAX_ADDRESSES = 8
 MAX_TICKETS = 256
+MAX_CHUNK_ROOTS = 4
 _CHECK_BYTES = 4
 _LETTERS = re.compile(r"[A-Za-z0-9_-]+\Z")
 _NODE_ID_BYTES = 20
+_DIGEST_BYTES = 32
 _MAX_CHARACTERS = 2048
 
 
@@ -34,6 +37,7 @@ class _Body(msgspec.Struct, frozen=True, array_like=True):
     swarm_id: bytes
     ticket: bytes
     key: bytes
+    chunk_roots: tuple[tuple[bytes, bytes], ...] = ()
 
 
 _bodies = msgspec.msgpack.Decoder(_Body)
@@ -49,12 +53,20 @@ class Invite:
     """16 bytes, public: a machine that is a member already needs no second ticket."""
     ticket: bytes
     key: bytes = field(repr=False)
+    chunk_roots: Mapping[str, str] = field(default_factory=dict)
+    """Digest of a model -> what proves the chunks of it that members give; both hex. At most MAX_CHUNK_ROOTS."""
 
     def encode(self) -> str:
         """Return ``swarm1:`` and unpadded base64url of the MessagePack body behind 4 bytes of its SHA-256."""
+        roots = sorted(self.chunk_roots.items())[:MAX_CHUNK_ROOTS]
         body = msgspec.msgpack.encode(
             _Body(
-                self.addresses[:MAX_ADDRESSES], _id_bytes(self.issuer), self.swarm_id, self.ticket, self.key
+                self.addresses[:MAX_ADDRESSES],
+                _id_bytes(self.issuer),
+                self.swarm_id,
+                self.ticket,
+                self.key,
+                tuple((bytes.fromhex(digest), bytes.fromhex(root)) for digest, root in roots),
             )
         )
         return PREFIX + base64.urlsafe_b64encode(_check(body) + body).decode().rstrip("=")
@@ -87,10 +99,13 @@ class Invite:
         except (ValueError, RecursionError):
             raise ValueError("it is of another version; both machines need the same swarm version") from None
         sizes = (len(read.issuer), len(read.swarm_id), len(read.ticket), len(read.key))
-        if sizes != (_NODE_ID_BYTES, SWARM_ID_BYTES, TICKET_ID_BYTES, TICKET_KEY_BYTES) or not read.addresses:
+        wanted = (_NODE_ID_BYTES, SWARM_ID_BYTES, TICKET_ID_BYTES, TICKET_KEY_BYTES)
+        odd = any(len(part) != _DIGEST_BYTES for pair in read.chunk_roots for part in pair)
+        if sizes != wanted or not read.addresses or odd:
             raise ValueError("it is of another version; both machines need the same swarm version")
         issuer = NodeId(base64.b32encode(read.issuer).decode().lower())
-        return cls(read.addresses[:MAX_ADDRESSES], issuer, read.swarm_id, read.ticket, read.key)
+        roots = {digest.hex(): root.hex() for digest, root in read.chunk_roots[:MAX_CHUNK_ROOTS]}
+        return cls(read.addresses[:MAX_ADDRESSES], issuer, read.swarm_id, read.ticket, read.key, roots)
 
 
 @dataclass(slots=True)

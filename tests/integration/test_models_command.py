@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -57,6 +58,8 @@ def test_a_pulled_model_is_listed_verified_and_removed(
     assert narrow[0] == f"{NAME}@{model['digest'][:12]}"
     assert narrow[2].strip() == model["folder"]
     assert all(one["right"] for one in json.loads(run("verify", NAME, "--json").stdout))
+    assert re.fullmatch(f"{NAME}@{model['digest']}:[0-9a-f]{{64}}", model["pin"])
+    assert f'pins = ["{model["pin"]}"]' in "".join(run("verify", NAME).output.split("\n"))
     assert run("remove", NAME, "--yes").exit_code == 0
     assert listed() == []
     assert not (tmp_path / "home" / "models" / "org" / "model").exists()

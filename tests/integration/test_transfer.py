@@ -179,6 +179,76 @@ async def test_where_only_a_liar_gives_a_file_whole_files_show_it(
         assert not list(taker.store.folder_for(model).glob("*.safetensors*.*"))
 
 
+async def test_a_chunk_root_proves_every_chunk_of_a_part_whatever_members_say(
+    tmp_path: Path, single: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with weight_peers(tmp_path, 3) as (liar, honest, taker):
+        model = liar.adopt(single, NAME)
+        honest.adopt(single, NAME)
+        taker.chunk_roots = honest.sharing.chunk_roots()
+        assert set(taker.chunk_roots) == {model.digest}
+        give_another_file(liar, model, single, tmp_path / "forged", monkeypatch)
+        with caplog.at_level(logging.WARNING):
+            found = await taker.obtain(model, [liar, honest], span=ONE_LAYER)
+        assert found.lacks(ONE_LAYER, ends=False) == ()
+        assert (
+            taker.traffic.bytes_received < LARGE_LAYER_BYTES + 5 * CHUNK_BYTES
+        )  # a part: not the whole file
+        assert any("chunk root shows it" in line and liar.node[:8] in line for line in caplog.messages)
+        assert not any(honest.node[:8] in line for line in caplog.messages)
+
+
+async def test_who_took_a_part_by_a_chunk_root_hands_on_the_proof(tmp_path: Path, source: Path) -> None:
+    async with weight_peers(tmp_path, 3) as (giver, middle, taker):
+        model = giver.adopt(source, NAME)
+        middle.chunk_roots = taker.chunk_roots = giver.sharing.chunk_roots()
+        await middle.obtain(model, [giver], span=ONE_LAYER)
+        assert middle.sharing.chunk_roots() == giver.sharing.chunk_roots()
+        found = await taker.obtain(model, [middle], span=ONE_LAYER)
+        assert found.lacks(ONE_LAYER, ends=False) == ()
+        assert taker.traffic.bytes_received < LARGE_LAYER_BYTES + 5 * CHUNK_BYTES
+
+
+async def test_who_took_a_part_on_members_word_vouches_for_nothing(tmp_path: Path, single: Path) -> None:
+    async with weight_peers(tmp_path, 2) as (giver, taker):
+        model = giver.adopt(single, NAME)
+        await taker.obtain(model, [giver], span=ONE_LAYER)
+        assert taker.sharing.chunk_roots() == {}
+
+
+async def test_where_no_member_fits_the_chunk_root_only_whole_files_count(
+    tmp_path: Path, single: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with weight_peers(tmp_path, 3) as (liar, honest, taker):
+        model = liar.adopt(single, NAME)
+        honest.adopt(single, NAME)
+        taker.chunk_roots = honest.sharing.chunk_roots()
+        give_another_file(liar, model, single, tmp_path / "forged", monkeypatch)
+        with caplog.at_level(logging.WARNING), pytest.raises(ModelError, match="digests of the chunks"):
+            await taker.obtain(model, [liar], span=ONE_LAYER)
+        assert any("only whole files are taken" in line for line in caplog.messages)
+        assert not list(taker.store.folder_for(model).glob("*.safetensors*.*"))
+        found = await taker.obtain(model, [honest], span=ONE_LAYER)
+        assert found.lacks(ONE_LAYER, ends=False) == ()
+
+
+async def test_what_came_on_a_false_word_is_not_kept_when_a_chunk_root_is_known(
+    tmp_path: Path, single: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with weight_peers(tmp_path, 3) as (liar, honest, taker):
+        model = liar.adopt(single, NAME)
+        honest.adopt(single, NAME)
+        roots = honest.sharing.chunk_roots()
+        give_another_file(liar, model, single, tmp_path / "forged", monkeypatch)
+        await taker.obtain(model, [liar], ends=True)
+        taker.chunk_roots = roots
+        found = await taker.obtain(model, [honest], span=ONE_LAYER, ends=True)
+        whole = (single / "model.safetensors").read_bytes()
+        part = (found.folder / "model.safetensors.partial").read_bytes()
+        for tensor in found.manifest.tensors.values():
+            assert part[tensor.start : tensor.end] == whole[tensor.start : tensor.end]
+
+
 async def test_a_fetch_that_is_broken_off_goes_on_where_it_was(tmp_path: Path, single: Path) -> None:
     total = (single / "model.safetensors").stat().st_size
     async with weight_peers(tmp_path, 2, rate_bytes=8 * CHUNK_BYTES) as (giver, taker):

@@ -13,6 +13,7 @@ from typing import Any
 import httpx
 import pytest
 
+from swarm.protocol.invite import Invite
 from tests.support.speaking_bytes import greedy, write_byte_model
 from tests.support.swarm_process import NodeProcess, SwarmProcesses, wait_for
 
@@ -116,6 +117,25 @@ def test_a_machine_that_runs_no_node_pulls_from_members_as_one_of_them(swarm: Sw
     assert (got["layers_here"], got["ends_here"]) == (["0:2"], True)
     state = first.get("/swarm/state")[1]
     assert not [one for one in state["members"] if one["name"].startswith("pull-") and one["routable"]]
+
+
+def invite_of(node: NodeProcess) -> str:
+    command = [sys.executable, "-m", "swarm", "invite", "--state", str(node.folder / "state")]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout.strip()
+
+
+def test_an_invite_proves_a_part_of_a_model_and_is_passed_on(swarm: SwarmProcesses) -> None:
+    invite = invite_of(swarm.nodes[0])
+    brought = Invite.parse(invite).chunk_roots
+    joined = add_machine(swarm, "2:4", api=False, model=False, extra=(invite,))
+    joined.environment["SWARM_KEY"] = ""
+    joined.start()
+    wait_for("the layers of who was invited", lambda: joined.check() or "Ready: layers 2:4" in joined.log)
+    assert (home_of(swarm, joined) / "model.safetensors.partial").is_file()
+    assert len(brought) == 1
+    assert Invite.parse(invite_of(joined)).chunk_roots == brought
+    assert Invite.parse(invite_of(swarm.nodes[1])).chunk_roots == {}, "it has a part, on a member's word"
+    joined.stop()
 
 
 def test_a_machine_without_layers_is_a_front_door(swarm: SwarmProcesses, expected: str) -> None:

@@ -143,19 +143,29 @@ def loopback(number: int) -> str:
     return host
 
 
-async def gossiping(count: int, make: Callable[[int], GossipNode], entrances: int = 3) -> list[GossipNode]:
-    """Start ``count`` nodes at once that join by the first ``entrances``."""
+async def gossiping(
+    count: int, make: Callable[[int], GossipNode], entrances: int = 3, over_seconds: float = 0.0
+) -> list[GossipNode]:
+    """Start ``count`` nodes that join by the first ``entrances``: at once, or evenly over some seconds."""
     nodes = [make(number) for number in range(count)]
     addresses = [await node.start() for node in nodes[:entrances]]
     for node in nodes[1:entrances]:
         node.loop.change(lambda m, now: m.bootstrap(addresses[:1], now))
-    await asyncio.gather(*(node.start(addresses) for node in nodes[entrances:]))
+
+    async def join(number: int) -> None:
+        await asyncio.sleep(over_seconds * (number - entrances + 1) / (count - entrances))
+        await nodes[number].start(addresses)
+
+    await asyncio.gather(*map(join, range(entrances, count)))
     return nodes
 
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """``seconds`` until each held every other for alive; then, in ``stayed`` seconds, the worst that was seen."""
+    """``seconds`` from the last start until each held every other for alive.
+
+    Then, in ``stayed`` seconds, the worst that was seen.
+    """
 
     seconds: float
     stayed: float
@@ -168,13 +178,17 @@ class Joined:
     most_links: int
 
 
-async def join_and_stay(count: int, stay_seconds: float, patience: float = 60.0) -> Joined:
-    """Start ``count`` nodes at once, wait until each holds every other for alive, then watch them.
+async def join_and_stay(
+    count: int, stay_seconds: float, over_seconds: float = 0.0, patience: float = 60.0
+) -> Joined:
+    """Start ``count`` nodes evenly over some seconds, wait until each holds every other for alive, then watch them.
 
     Raises AssertionError when they do not agree within ``patience`` seconds.
     """
+    nodes = await gossiping(
+        count, lambda number: GossipNode(host=loopback(number)), over_seconds=over_seconds
+    )
     began = time.perf_counter()
-    nodes = await gossiping(count, lambda number: GossipNode(host=loopback(number)))
     try:
         while not all(node.alive_count() == count for node in nodes):
             if time.perf_counter() > began + patience:

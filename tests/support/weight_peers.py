@@ -42,7 +42,14 @@ class WeightPeer(Peer):
             "traffic": self.traffic,
         }
         self.sharing = Sharing(models=lambda: self.local, cache=self.store.cache, **common)
-        self.transfer = Transfer(node=self.node, connect=self.connect, store=self.store, **common)
+        self.chunk_roots: dict[str, str] = {}
+        self.transfer = Transfer(
+            node=self.node,
+            connect=self.connect,
+            store=self.store,
+            chunk_root=lambda digest: self.chunk_roots.get(digest, ""),
+            **common,
+        )
 
         self._beats = 0
         self.asked_for: list[tuple[str, int]] = []

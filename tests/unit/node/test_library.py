@@ -14,6 +14,7 @@ from swarm.models.progress import silent
 from swarm.models.store import LocalModel, ModelStore
 from swarm.node.library import Library
 from swarm.node.listing import NoSourceError
+from swarm.node.pins import Pins
 from swarm.node.transfer import Transfer
 from swarm.types import LayerSpan, ModelId
 
@@ -46,7 +47,7 @@ class World:
             known=lambda: self.members,
             holders=lambda model: [],
             joined=self.joined,
-            pins=self.pins,
+            pins=Pins(self.pins),
             announce=self.said.append,
             progress=silent,
         )

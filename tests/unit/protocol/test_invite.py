@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import base64
+import hashlib
+from dataclasses import replace
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from swarm.protocol.identity import NodeKey
-from swarm.protocol.invite import MAX_TICKETS, PREFIX, Invite, Tickets
+from swarm.protocol.invite import MAX_CHUNK_ROOTS, MAX_TICKETS, PREFIX, Invite, Tickets
 from swarm.types import Address
 
 INVITE = Invite(
@@ -26,6 +29,21 @@ def test_an_invite_survives_its_string_and_line_breaks_in_it() -> None:
     assert Invite.parse(text) == INVITE
     assert Invite.parse(f"  {text[:40]}\n{text[40:]}\n") == INVITE
     assert len(text) < 300
+
+
+def test_it_brings_what_proves_models_chunks_and_older_ones_bring_nothing() -> None:
+    roots = {f"{at:064x}": f"{at + 10:064x}" for at in range(MAX_CHUNK_ROOTS + 1)}
+    proving = replace(INVITE, chunk_roots=roots)
+    assert Invite.parse(proving.encode()).chunk_roots == dict(sorted(roots.items())[:MAX_CHUNK_ROOTS])
+    body = msgspec.msgpack.decode(base64.urlsafe_b64decode(INVITE.encode()[len(PREFIX) :] + "==")[4:])
+    older = msgspec.msgpack.encode(body[:-1])
+    text = PREFIX + base64.urlsafe_b64encode(hashlib.sha256(older).digest()[:4] + older).decode().rstrip("=")
+    assert Invite.parse(text) == INVITE
+    body[-1] = [[b"d" * 31, b"r" * 32]]
+    odd = msgspec.msgpack.encode(body)
+    text = PREFIX + base64.urlsafe_b64encode(hashlib.sha256(odd).digest()[:4] + odd).decode().rstrip("=")
+    with pytest.raises(ValueError, match="another version"):
+        Invite.parse(text)
 
 
 def test_it_does_not_show_its_key_by_accident() -> None:
