@@ -36,8 +36,8 @@ from swarm.cli.load import CHAT_OVERHEAD, percentile
 from swarm.cli.streams import StreamResult
 from tests.support.swarm_process import MODEL, SwarmProcesses, swarm_of, wait_for
 
-SPLITS = {1: ["0:30"], 2: ["0:13", "13:30"], 3: ["0:8", "8:19", "19:30"]}
-"""The first node has the door and the head, which costs about as much as 3.5 layers."""
+SPLITS = {1: ["0:30"], 2: ["0:11", "11:30"], 3: ["0:5", "5:17", "17:30"]}
+"""The first node has the door and the head, which costs about as much as 7 layers."""
 
 
 @dataclass

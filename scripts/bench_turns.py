@@ -65,7 +65,7 @@ def measure(share: float, args: argparse.Namespace) -> list[list[StreamResult]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--spans", nargs="+", default=["0:13", "13:30"])
+    parser.add_argument("--spans", nargs="+", default=["0:11", "11:30"])
     parser.add_argument("--turns", type=int, default=8)
     parser.add_argument("--tokens", type=int, default=64)
     parser.add_argument("--repeats", type=int, default=3)

@@ -81,13 +81,15 @@ class Tiled:
         self.outputs, self.inputs = weight.shape
         if not lie_in_tiles(weight):
             raise RuntimeError("no tiles for weights of this shape")
-        spare = _ALIGNED // weight.itemsize
-        self._memory = torch.empty(weight.numel() + spare, dtype=weight.dtype)
+        count, pairs, spare = self.outputs // vectors.WIDTH, self.inputs // 2, _ALIGNED // weight.itemsize
+        even = count + count % 2
+        size = even * vectors.WIDTH * self.inputs
+        self._memory = torch.zeros(size + spare, dtype=weight.dtype)
         start = -self._memory.data_ptr() % _ALIGNED // weight.itemsize
-        self.packed = self._memory[start : start + weight.numel()].view(
-            -1, self.inputs // 2, vectors.WIDTH, 2
-        )
-        self.packed.copy_(weight.view(-1, vectors.WIDTH, self.inputs // 2, 2).permute(0, 2, 1, 3))
+        self.packed = self._memory[start : start + size].view(even // 2, pairs, 2, vectors.WIDTH, 2)
+        in_tiles = weight.view(count, vectors.WIDTH, pairs, 2).permute(0, 2, 1, 3)
+        self.packed[:, :, 0] = in_tiles[0::2]
+        self.packed[: count // 2, :, 1] = in_tiles[1::2]
         self._added = None if bias is None else bias.float().contiguous()
         self._scales = None if scales is None else scales.float().contiguous()
         self.addresses = (self.packed.data_ptr(), _address(self._scales), _address(self._added))
@@ -124,7 +126,7 @@ class TiledCodes(Tiled):
 
     def codes(self) -> torch.Tensor:
         """Return a copy of the codes as they were given."""
-        return self.packed.permute(0, 2, 1, 3).reshape(self.outputs, self.inputs)
+        return self.packed.permute(0, 2, 3, 1, 4).reshape(-1, self.inputs)[: self.outputs].contiguous()
 
 
 class Operands:

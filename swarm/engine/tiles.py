@@ -1,7 +1,8 @@
 """Matrix products of few rows with weights in tiles, and whole decode steps made of them, compiled by Numba.
 
-A tile is 16 outputs: [pairs, 16, 2] bfloat16, so that one load of 64 bytes meets two numbers of a row; all weights of a
-product lie one tile behind the other and are read once for up to twelve rows. With every product of a span in tiles
+A tile is 16 outputs: [pairs, 16, 2] bfloat16, so that one load of 64 bytes meets two numbers of a row. Two tiles lie
+side by side, [tiles / 2, pairs, 2, 16, 2], so that a product's weights are one stream, read once for up to twelve rows.
+With every product of a span in tiles
 a step is one call without the interpreter, on one thread or a team of them.
 """
 
@@ -165,19 +166,20 @@ def multiply(rank, team, like, operands, product, out, rows, inputs, outputs):
             to = out + tile * WIDTH * 4 + row * outputs * 4
             for first in range(0, pairs, pairs_at_once):
                 some = min(pairs_at_once, pairs - first)
-                w = weights + tile * stride + first * octets
+                w = weights + tile * stride + first * 2 * octets
                 own = x + row * words * 4 + first * like.itemsize * 2
-                _some_tiles(at_once, like, own, words, w, some, stride, to, outputs, count)
+                _some_tiles(at_once, like, own, words, w, some, stride, octets, to, outputs, count)
             row += at_once
     _finish(like, out, scales, row_scales, bias, rows, outputs, begin * WIDTH, end * WIDTH)
 
 
 @njit(**FAST)
-def _some_tiles(rows, like, x, words, weights, pairs, stride, out, width, count):
+def _some_tiles(rows, like, x, words, weights, pairs, stride, octets, out, width, count):
     """Up to _GROUP tiles for one of the numbers of rows that are computed at once, as many at once as fit."""
     tile = 0
     while tile < count:
-        w, to, left = weights + tile * stride, out + tile * WIDTH * 4, count - tile
+        w = weights + tile // 2 * 2 * stride + tile % 2 * octets
+        to, left = out + tile * WIDTH * 4, count - tile
         if rows == 1:
             if left >= 4:
                 _ONE_ROW(like, x, words, w, pairs, stride, to, width)

@@ -21,13 +21,6 @@ from numba.extending import intrinsic
 WIDTH = 16
 """Numbers of a vector, outputs of a tile."""
 
-_MANY_ROWS = 8
-_AHEAD_BYTES = (256, 1024)
-"""How far ahead weights are asked for, for fewer rows than that and for more.
-
-With the hint that they are read once: the caches keep code and keys, of this node and of others on the machine.
-"""
-
 _LINE_BYTES = 128
 """Between what is written by different threads at different times: two lines of a cache."""
 BARRIER_BYTES = 2 * _LINE_BYTES
@@ -180,8 +173,8 @@ def tile_product(rows: int, tiles: int) -> Any:
     """(like, x, words, weights, pairs, stride, out, width): x [rows, 2 x pairs] times ``tiles`` tiles of 16 outputs.
 
     Rows of ``x`` are ``words`` times 4 bytes apart. They are ``like``: bfloat16 (where MULTIPLIES_PAIRS) or float32,
-    with bfloat16 weights [tiles, pairs, 16, 2]; or int16 (where MULTIPLIES_SHORTS), with int8 weights. Tiles are
-    ``stride`` bytes apart, rows of ``out``, float32, ``width`` numbers. Sums of int16 are added to what ``out`` has.
+    with bfloat16 weights; or int16 (where MULTIPLIES_SHORTS), with int8 weights: [tiles / 2, pairs, 2, 16, 2]. A tile
+    has ``stride`` bytes, rows of ``out``, float32, ``width`` numbers. Sums of int16 are added to what ``out`` has.
     """
 
     def generate(b: ir.IRBuilder, like: Any, *arguments: Any) -> None:
@@ -193,10 +186,11 @@ def tile_product(rows: int, tiles: int) -> Any:
         def body(k: Any, totals: list[Any]) -> list[Any]:
             loaded = []
             for tile in range(tiles):
-                address = _address(b, weights, (stride, tile), (k, octets))
+                start = b.add(weights, _long(tile % 2 * octets))
+                address = _address(b, start, (stride, tile - tile % 2), (k, 2 * octets))
                 loaded.append(_load(b, address, kind, octets))
                 if not (short and tile % 2):
-                    _fetch(b, b.add(address, _long(_AHEAD_BYTES[rows >= _MANY_ROWS])), once=True)
+                    _fetch(b, address, once=True)
             multiplied = _MULTIPLIED[like](b, loaded)
             results = []
             for row in range(rows):
@@ -213,6 +207,7 @@ def tile_product(rows: int, tiles: int) -> Any:
 
 
 def _fetch(b: ir.IRBuilder, address: Any, *, once: bool) -> None:
+    """Ask memory for a line; ``once``: the caches need not keep it, they have code and keys, of other nodes too."""
     octets = ir.IntType(8).as_pointer()
     prefetch = _function(b, "llvm.prefetch.p0", ir.VoidType(), [octets, _WORD, _WORD, _WORD])
     hints = [ir.Constant(_WORD, value) for value in (0, 0 if once else 3, 1)]
