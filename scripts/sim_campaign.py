@@ -152,9 +152,10 @@ def _sockets(nodes: int, stay_seconds: float, over_seconds: float) -> int:
     joined = asyncio.run(join_and_stay(nodes, stay_seconds, over_seconds))
     cpu = time.process_time() - started
     print(
-        f"{nodes} nodes that started over {over_seconds:g} s: all know all {joined.seconds:.2f} s after the last. In\n"
-        f"the {joined.stayed:.0f} s after that each held "
-        f"at least {joined.fewest_alive} for alive, at most {joined.most_doubted:.2%} of all pairs were in doubt, and\n"
+        f"{nodes} nodes that started over {over_seconds:g} s: after the last all had all records in "
+        f"{joined.records_seconds:.2f} s, and all held\nall for alive in {joined.seconds:.2f} s. "
+        f"In the {joined.stayed:.0f} s after that each held at least {joined.fewest_alive} for alive,\n"
+        f"at most {joined.most_doubted:.2%} of all pairs were in doubt, and "
         f"{joined.dead} were held dead at the end; {joined.most_links} links a node at most; {cpu:.0f} s of CPU"
     )
     return 1 if joined.dead else 0

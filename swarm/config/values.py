@@ -50,6 +50,8 @@ _MOST = {"node.labels": 16}
 def convert(knob: Knob, given: object) -> Any:
     """Return ``given`` (from TOML or a flag) as the setting's own type. Raises ValueError."""
     value = _CONVERTERS[knob.kind](knob, given)
+    if isinstance(value, str):
+        value = next((one for one in knob.declared.choices if one.lower() == value.lower()), value)
     _check(knob, value)
     return value
 

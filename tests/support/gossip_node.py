@@ -100,6 +100,10 @@ class GossipNode:
         entries = self.membership._core.table.entries.values()
         return sum(entry.health is Health.ALIVE for entry in entries)
 
+    def known_count(self) -> int:
+        """How many members it has a record of, itself among them."""
+        return len(self.membership._core.table.entries)
+
     def routable(self, node: NodeId) -> bool:
         member = self.membership.member(node)
         return member is not None and member.routable
@@ -162,11 +166,12 @@ async def gossiping(
 
 @dataclass(frozen=True, slots=True)
 class Joined:
-    """``seconds`` from the last start until each held every other for alive.
+    """From the last start: ``records_seconds`` until each had every record, ``seconds`` until it held all for alive.
 
     Then, in ``stayed`` seconds, the worst that was seen.
     """
 
+    records_seconds: float
     seconds: float
     stayed: float
     fewest_alive: int
@@ -190,7 +195,10 @@ async def join_and_stay(
     )
     began = time.perf_counter()
     try:
+        known = 0.0
         while not all(node.alive_count() == count for node in nodes):
+            if not known and all(node.known_count() == count for node in nodes):
+                known = time.perf_counter()
             if time.perf_counter() > began + patience:
                 knowing = sorted(node.alive_count() for node in nodes)
                 raise AssertionError(f"after {patience:g} s they hold so many for alive: {knowing}")
@@ -203,6 +211,7 @@ async def join_and_stay(
             fewest, doubted = min(fewest, *alive), max(doubted, count * count - sum(alive))
         healths = [member.health for node in nodes for member in node.membership.members()]
         return Joined(
+            records_seconds=(known or whole) - began,
             seconds=whole - began,
             stayed=time.perf_counter() - whole,
             fewest_alive=fewest,

@@ -64,6 +64,7 @@ def test_the_specifications_names_for_the_api_port_are_accepted(name: str) -> No
         ('[engine]\nkv_bytes = "1.5 kB"', "engine.kv_bytes", 1500),
         ('listen = "0"', "node.listen", Address("0.0.0.0", 0)),
         ('layers = "none"', "model.layers", "none"),
+        ('log_level = "DEBUG"', "node.log_level", "debug"),
         ('bootstrap = "a:1,b:2"', "node.bootstrap", (Address("a", 1), Address("b", 2))),
         ('[api]\nlisten = "none"', "api.listen", None),
     ],
