@@ -56,6 +56,16 @@ def pointer(typingctx, address):
 
 
 @intrinsic
+def from_bits(typingctx, bits):
+    """A float32 by its bits (int32)."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], ir.FloatType())
+
+    return types.float32(types.int32), generate
+
+
+@intrinsic
 def _widened(typingctx, bits):
     """bfloat16, as its 16 bits, to float32."""
 

@@ -19,6 +19,7 @@ from swarm.engine.compiled import (
     add_norm,
     add_round,
     attend_rows,
+    from_bits,
     gate,
     pointer,
     store_keys,
@@ -45,6 +46,7 @@ SHORT: Any = np.empty(0, np.int16)
 """What they are when they meet int8 weights: rounded to 15 bits, with a scale for each row."""
 
 LARGEST_SHORT = 16383
+_MAGNITUDE = np.int32(0x7FFFFFFF)
 _SHORT_PAIRS = 512
 """So many products of two pairs add up in 32 bits, whatever they are: 1,024 x 127 x LARGEST_SHORT < 2 ** 31."""
 
@@ -119,18 +121,19 @@ def _settle_typed(like, x, out, scales, rows, size):
     def settle(like, x, out, scales, rows, size):
         for row in range(rows):
             values = carray(pointer(x), (row + 1) * size, np.float32)[row * size :]
+            bits = carray(pointer(x), (row + 1) * size, np.int32)[row * size :]
             shorts = carray(pointer(out), (row + 1) * size, np.int16)[row * size :]
-            largest = np.float32(0.0)
+            # The largest by its bits: unlike a maximum of floats, which must heed NaN, that becomes vectors.
+            highest = np.int32(0)
             for i in range(size):
-                largest = max(largest, abs(values[i]))
-            # A row with NaN or infinity must not come out as numbers.
-            total = np.float32(0.0)
-            for i in range(size):
-                total += values[i] * np.float32(0.0)
+                highest = max(highest, np.int32(bits[i] & _MAGNITUDE))
+            largest = from_bits(np.int32(highest))
             factor = np.float32(LARGEST_SHORT) / largest if largest > 0 else np.float32(0.0)
             for i in range(size):
-                shorts[i] = np.int16(np.floor(values[i] * factor + np.float32(0.5)))
-            carray(pointer(scales), row + 1, np.float32)[row] = largest / np.float32(LARGEST_SHORT) + total
+                shorts[i] = np.int16(np.int32(np.floor(values[i] * factor + np.float32(0.5))))
+            # A row with NaN or infinity must not come out as numbers.
+            lost = largest * np.float32(0.0)
+            carray(pointer(scales), row + 1, np.float32)[row] = largest / np.float32(LARGEST_SHORT) + lost
 
     return settle
 
