@@ -47,9 +47,11 @@ def list_models(as_json: Json = False) -> None:
     Example: `swarm models list --json`
     """
     store = _store()
-    found = [_described(model) | {"pin": _pin(store, model)} for model in store.list()]
+    models = store.list()
+    found = [_described(model) for model in models]
     if as_json:
-        typer.echo(json.dumps(found, indent=2))
+        pins = [{"pin": _pin(store, model)} for model in models]
+        typer.echo(json.dumps([about | pin for about, pin in zip(found, pins, strict=True)], indent=2))
         return
     if not found:
         announce(

@@ -58,7 +58,7 @@ class Transfer:
         busy: Callable[[], bool],
         clock: Callable[[], float],
         traffic: WeightTraffic,
-        chunk_root: Callable[[str], str] = lambda _digest: "",
+        chunk_root: Callable[[str], str],
     ) -> None:
         """``chunk_root`` returns what a person brought of a model's digest to prove its chunks by, or nothing."""
         self.node = node
