@@ -41,6 +41,10 @@ class Exchange:
         self._detector = detector
         self._permits = permits
         self._admissions: dict[NodeId, Admission] = {}
+        self._asked: NodeId | None = None
+        """Who was asked for its digest and has not sent it yet: its answer comes before it."""
+        self._learned = False
+        """Whether it has told something new since."""
 
     def link_up(self, peer: NodeId, now: float) -> bool:
         """Ask ``peer`` for what is lacking here; False if that can wait for the next exchange of digests."""
@@ -63,6 +67,13 @@ class Exchange:
 
     def link_down(self, peer: NodeId) -> None:
         self._admissions.pop(peer, None)
+        if peer == self._asked:
+            self._asked = None
+
+    def synchronise(self, peer: NodeId) -> None:
+        """Exchange digests with ``peer``, both ways."""
+        self._asked, self._learned = peer, False
+        self.send_digest(peer, reply=True)
 
     def send_digest(self, peer: NodeId, *, reply: bool) -> None:
         """Tell ``peer`` the versions held; with ``reply`` it answers with its own, besides what this node lacks."""
@@ -85,7 +96,8 @@ class Exchange:
         else:
             self._on_static(sender, signed, now)
 
-    def on_digest(self, sender: NodeId, message: Digest, now: float) -> None:
+    def on_digest(self, sender: NodeId, message: Digest, now: float) -> bool:
+        """Send what ``sender`` lacks. Returns whether it ends an exchange that brought news: there may be more."""
         core = self._core
         if len(message.entries) > core.settings.max_members:
             raise ProtocolError(f"digest of {len(message.entries)} members")
@@ -101,6 +113,11 @@ class Exchange:
             core.send(sender, gossip)
         if message.reply:
             self.send_digest(sender, reply=False)
+            return False
+        ended = sender == self._asked
+        if ended:
+            self._asked = None
+        return ended and self._learned
 
     def _on_static(self, sender: NodeId, signed: SignedRecord, now: float) -> None:
         core = self._core
@@ -113,6 +130,7 @@ class Exchange:
         merged, _ = core.table.merge_static(signed, now, lambda new: self._admits(new, sender, now))
         if merged is Merged.NOTHING:
             return
+        self._learned |= sender == self._asked
         entry = core.table.entries[node]
         if merged is Merged.CONFLICT:
             self._spread_proof(node, now)

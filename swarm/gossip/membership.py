@@ -213,7 +213,8 @@ class Membership:
             case Gossip():
                 self._exchange.on_gossip(sender, message, now)
             case Digest():
-                self._exchange.on_digest(sender, message, now)
+                if self._exchange.on_digest(sender, message, now):
+                    self._upkeep.sync_soon(now)
             case CheckPeer():
                 self._detector.on_check(sender, message, now)
             case PeerChecked():

@@ -37,13 +37,14 @@ class Upkeep:
             self._next_sync = now + self._sync_pause()
             trusted = core.links.trusted()
             if trusted:
-                self._exchange.send_digest(core.rng.choice(trusted), reply=True)
+                self._exchange.synchronise(core.rng.choice(trusted))
         if now >= self._next_sweep:
             self._next_sweep = now + SWEEP_SECONDS
             self._sweep(now)
 
     def sync_soon(self, now: float) -> None:
-        """Exchange digests before long: links that came up meanwhile may have missed each other's news."""
+        """Exchange digests before long: links that came up meanwhile may have missed each other's news, and whom the
+        last exchange told something may lack more."""
         soon = now + SOON_SECONDS * (0.5 + self._core.rng.random())
         self._next_sync = min(self._next_sync, soon)
 

@@ -361,6 +361,27 @@ def test_a_suspect_that_links_is_told_at_once_also_in_an_overlay(driven, peer, s
     assert states == ([int(Health.SUSPECT)] if suspect else [])
 
 
+@pytest.mark.parametrize("teller", ["the one that was asked", "another", "nobody"])
+def test_an_exchange_of_digests_that_brought_news_is_followed_by_another_soon(driven, peer, teller):
+    asked, other = peer("asked"), peer("other")
+    driven.link(asked, other)
+    speak = beating(driven, asked, other)
+
+    def asks(effects) -> list[str]:
+        return [s.node for s in driven.sent(Digest, effects) if s.message.reply]
+
+    while not (chosen := asks(driven.wait(0.25, speak))):
+        assert driven.now < 120.0
+    if chosen == [other.node]:
+        asked, other = other, asked
+    tellers = {"the one that was asked": asked, "another": other}
+    if teller in tellers:
+        driven.receive(tellers[teller], Gossip((peer("unknown so far").static(),)))
+    driven.receive(asked, Digest(()))
+    again = asks(driven.wait(3.0, speak))
+    assert len(again) == (1 if teller == "the one that was asked" else 0)
+
+
 def test_one_link_brings_a_hundred_new_members_a_minute(driven, peer):
     alice = peer("alice")
     driven.link(alice)
