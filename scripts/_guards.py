@@ -310,6 +310,36 @@ GUARDS = (
         ),
     ),
     Guard(
+        "a swarm that forms is not meshed first",
+        "swarm/gossip/overlay.py",
+        "        if self.partial or now - self._grown_at >= GROWING_SECONDS:",
+        "        if True:",
+        (
+            "tests/unit/gossip/test_membership.py::"
+            "test_while_the_swarm_grows_no_more_links_are_opened_than_a_large_one_has",
+        ),
+    ),
+    Guard(
+        "who answered at a bootstrap address counts before its record is known",
+        "swarm/gossip/dialing.py",
+        "        there = living.keys() | self._linked",
+        "        there = living.keys()",
+        (
+            "tests/unit/gossip/test_dialing.py::"
+            "test_a_bootstrap_address_is_not_dialled_again_while_whom_it_led_to_is_linked",
+        ),
+    ),
+    Guard(
+        "an exchange of digests goes on until it brings no news",
+        "swarm/gossip/exchange.py",
+        "        return ended and self._learned",
+        "        return False",
+        (
+            "tests/unit/gossip/test_membership.py::"
+            "test_an_exchange_of_digests_that_brought_news_is_followed_by_another_soon",
+        ),
+    ),
+    Guard(
         "a client that is cut is told",
         "swarm/api/edge.py",
         "            plain.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)",

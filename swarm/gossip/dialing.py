@@ -46,7 +46,7 @@ class Attempts:
 class Dialer:
     """Attempts at members by id, and at bootstrap addresses that no known member is behind.
 
-    An address counts as answered while a living member's record names it, or the member that it led to lives. Else
+    An address counts as answered while a living member's record names it, or whom it led to is linked or lives. Else
     it is tried for ever, whoever else is linked: newcomers that find each other before they find the swarm must not
     stay a swarm of their own.
     """
@@ -58,6 +58,7 @@ class Dialer:
     _bootstrap: dict[Address, Attempts] = field(default_factory=dict)
     _own_addresses: set[Address] = field(default_factory=set)
     _led_to: dict[Address, NodeId] = field(default_factory=dict)
+    _linked: set[NodeId] = field(default_factory=set)
     _answered: set[Address] = field(default_factory=set)
     _judged: Mapping[NodeId, Collection[Address]] | None = None
 
@@ -90,6 +91,7 @@ class Dialer:
             self._bootstrap[address].under_way = None
 
     def linked(self, node: NodeId) -> None:
+        self._linked.add(node)
         attempts = self._members.pop(node, None)
         if attempts is not None and attempts.under_way is not None:
             self._at_once = min(self._at_once + 1, MOST_AT_ONCE)
@@ -101,6 +103,8 @@ class Dialer:
 
     def lost(self, node: NodeId, now: float) -> None:
         """A link ended: try again at once, but not all at the same moment."""
+        self._linked.discard(node)
+        self._judged = None
         self._members[node] = Attempts(now + self.rng.random() * FIRST_PAUSE_SECONDS, now)
 
     def failed(self, address: Address, node: NodeId | None, now: float, *, overloaded: bool = False) -> None:
@@ -122,16 +126,20 @@ class Dialer:
         self,
         wanted: dict[NodeId, tuple[Address, ...]],
         now: float,
+        *,
         alone: bool,
         courteous: bool = True,
         living: Mapping[NodeId, Collection[Address]] | None = None,
+        room: float = float("inf"),
+        patience: float = 1.0,
     ) -> list[Dial]:
         """Return the connections to open now.
 
         ``wanted`` are the members that should be linked and are not, with their addresses; ``living`` are all that
         are known to live, another object whenever they changed. Bootstrap addresses behind which a member is known
         are tried only while this node is ``alone``. ``courteous``: both ends want the link, so the higher id waits
-        for the lower one's dial.
+        for the lower one's dial. ``room`` is how many of the wanted are to be linked for now, ``patience`` how much
+        longer than usual an attempt may take, as this node is late itself.
         """
         if living is not self._judged:
             self._judged = living
@@ -139,8 +147,8 @@ class Dialer:
         for node in [node for node in self._members if node not in wanted]:
             del self._members[node]
         dials = []
-        free = self._at_once - sum(
-            attempts.under_way is not None and now - attempts.under_way < YOUNG_SECONDS
+        free = min(self._at_once, room) - sum(
+            attempts.under_way is not None and now - attempts.under_way < YOUNG_SECONDS * patience
             for attempts in self._members.values()
         )
         for node, addresses in wanted.items():
@@ -164,9 +172,10 @@ class Dialer:
         return dials
 
     def _judge(self, living: Mapping[NodeId, Collection[Address]]) -> None:
-        """Find the bootstrap addresses that a living member is behind."""
+        """Find the bootstrap addresses that a living member is behind, or one that is linked and still unknown."""
         named = {address for addresses in living.values() for address in addresses}
-        self._answered = {a for a in self._bootstrap if a in named or self._led_to.get(a) in living}
+        there = living.keys() | self._linked
+        self._answered = {a for a in self._bootstrap if a in named or self._led_to.get(a) in there}
 
     def bootstrap_done(self, now: float) -> None:
         """A member is linked; should all be lost again, the answered bootstrap addresses are tried anew."""

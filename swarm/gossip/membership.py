@@ -182,8 +182,8 @@ class Membership:
         self._dialer.bootstrap_done(now)
         self._overlay.linked(node)
         self._detector.reached(node, now)
-        if not self._exchange.link_up(node, now):
-            self._upkeep.sync_soon(now)
+        self._exchange.link_up(node, now)
+        self._upkeep.sync_soon(now)
         if record is not None:
             self._exchange.on_record(node, record, now)
         core.changed(node)
@@ -353,5 +353,13 @@ class Membership:
             self._wanted_before = wanted
             self._living = {entry.node: entry.static.record.addresses for entry in core.table.present()}
         alone = not core.links.nodes()
-        for dial in self._dialer.due(wanted, now, alone, not core.partial, self._living):
+        for dial in self._dialer.due(
+            wanted,
+            now,
+            alone=alone,
+            courteous=not core.partial,
+            living=self._living,
+            room=self._overlay.room(now),
+            patience=core.patience(now),
+        ):
             core.emit(dial)

@@ -31,6 +31,9 @@ DECLINED_SECONDS = 30.0
 """Who closed a link for having too many, or could not be reached, is not dialled for so long."""
 CHOICE_SECONDS = 0.25
 """A large swarm that forms changes its view all the time; links are chosen anew that often at most."""
+GROWING_SECONDS = 1.0
+"""Who hears of a new member that often is perhaps in a large swarm that forms, and opens no more links than it needs
+there: of those to all whom it heard of first, most would be closed again."""
 LOST_PAUSE_SECONDS = 2.0
 LOST_EAGER_SECONDS = 300.0
 LOST_MAX_PAUSE_SECONDS = 30.0
@@ -62,6 +65,8 @@ class Overlay:
         self._wanted: dict[NodeId, tuple[Address, ...]] = {}
         self._chosen_at = now
         self._expires = now
+        self._members = 1
+        self._grown_at = now
 
     @property
     def partial(self) -> bool:
@@ -107,9 +112,15 @@ class Overlay:
             }
         return self._wanted
 
+    def room(self, now: float) -> float:
+        """Return how many more links to open for now: a mesh that grows has no more than an overlay."""
+        if self.partial or now - self._grown_at >= GROWING_SECONDS:
+            return float("inf")
+        return ACTIVE - len(self._core.links)
+
     def _choice(self, now: float) -> list[Entry]:
         core = self._core
-        self._switch()
+        self._switch(now)
         self._declined = {node: until for node, until in self._declined.items() if now < until}
         if self.partial:
             self._choose()
@@ -142,8 +153,11 @@ class Overlay:
                 self._closing.add(node)
                 core.emit(Close(node))
 
-    def _switch(self) -> None:
+    def _switch(self, now: float) -> None:
         members, limit = len(self._core.table.present()), self._core.settings.mesh_members
+        if members > self._members:
+            self._grown_at = now
+        self._members = members
         if members > limit:
             self._core.partial = True
         elif members < limit * MESH_AGAIN and self.partial:

@@ -78,7 +78,7 @@ class OwnRecords:
         self._settings = settings
         self._figures = LoadFigures()
         self._published = LoadFigures()
-        self._published_at = now - 2 * settings.load_max_seconds
+        self._published_at = now
         self._load_sequence = 0
         self._adopted: list[float] = []
         self._started = now
@@ -158,7 +158,11 @@ class OwnRecords:
         self._figures = figures
 
     def load_due(self, members: int) -> float:
-        """Return when the next load record goes out."""
+        """Return when the next load record goes out.
+
+        A node that has just started is taken to have no load, which is what others assume of whom they know none of:
+        where many join at once, records that say so would be half of what each has to verify.
+        """
         shortest = max(self._settings.load_min_seconds, members / MIN_INTERVAL_MEMBERS_A_SECOND)
         if self._figures.differs_much(self._published):
             return self._published_at + LARGE_CHANGE_PAUSE_SECONDS

@@ -44,7 +44,8 @@ class Upkeep:
 
     def sync_soon(self, now: float) -> None:
         """Exchange digests before long: links that came up meanwhile may have missed each other's news, and whom the
-        last exchange told something may lack more."""
+        last exchange told something may lack more.
+        """
         soon = now + SOON_SECONDS * (0.5 + self._core.rng.random())
         self._next_sync = min(self._next_sync, soon)
 

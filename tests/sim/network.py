@@ -45,6 +45,14 @@ class Endpoint(Protocol):
     def linked_to(self, peer: Endpoint) -> Connection | None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Who is told what became of a dial: ``linked`` also if there was a link already."""
+
+    linked: Callable[[Endpoint], None]
+    failed: Callable[[], None]
+
+
 class Connection:
     """Two endpoints and what is under way between them."""
 
@@ -74,13 +82,13 @@ class Network:
     def listen(self, address: str, endpoint: Endpoint) -> None:
         self._listening[address] = endpoint
 
-    def dial(self, dialler: Endpoint, address: str, failed: Callable[[], None]) -> None:
-        """Connect and authenticate: two round trips, then both ends are told; or ``failed`` is called."""
+    def dial(self, dialler: Endpoint, address: str, outcome: Outcome) -> None:
+        """Connect and authenticate: two round trips, then both ends are told, and the dialler the outcome."""
         target = self._listening.get(address)
         if target is None:
-            self._scheduler.after(0.001, failed)
+            self._scheduler.after(0.001, outcome.failed)
             return
-        self._knock(dialler, target, failed, SYN_SECONDS)
+        self._knock(dialler, target, outcome, SYN_SECONDS)
 
     def send(self, connection: Connection, sender: Endpoint, message: Any) -> None:
         receiver = connection.peer(sender)
@@ -124,23 +132,23 @@ class Network:
                 for message in stuck:
                     self.send(connection, sender, message)
 
-    def _knock(
-        self, dialler: Endpoint, target: Endpoint, failed: Callable[[], None], waits: tuple[float, ...]
-    ) -> None:
+    def _knock(self, dialler: Endpoint, target: Endpoint, outcome: Outcome, waits: tuple[float, ...]) -> None:
         if not self._cut(dialler, target):
             trip = self._delay(dialler.name, target.name) + self._delay(target.name, dialler.name)
-            self._scheduler.after(2 * trip, lambda: self._answer(dialler, target, failed))
+            self._scheduler.after(2 * trip, lambda: self._answer(dialler, target, outcome))
         elif waits:
-            self._scheduler.after(waits[0], lambda: self._knock(dialler, target, failed, waits[1:]))
+            self._scheduler.after(waits[0], lambda: self._knock(dialler, target, outcome, waits[1:]))
         else:
-            failed()
+            outcome.failed()
 
-    def _answer(self, dialler: Endpoint, target: Endpoint, failed: Callable[[], None]) -> None:
+    def _answer(self, dialler: Endpoint, target: Endpoint, outcome: Outcome) -> None:
         if not dialler.running:
             return
-        existing = dialler.linked_to(target)
-        if existing is not None or not target.accepts(dialler) or self._cut(dialler, target):
-            failed()
+        if dialler.linked_to(target) is not None:
+            outcome.linked(target)
+            return
+        if not target.accepts(dialler) or self._cut(dialler, target):
+            outcome.failed()
             return
         self._dialled += 1
         connection = Connection(self._dialled, dialler, target)
@@ -149,6 +157,7 @@ class Network:
         self._connections.append(connection)
         target.connected(connection)
         dialler.connected(connection)
+        outcome.linked(target)
 
     def _arrive(self, connection: Connection, receiver: Endpoint, message: Any) -> None:
         if connection.open_at[receiver.name]:

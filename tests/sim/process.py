@@ -29,7 +29,7 @@ from swarm.gossip.membership import Membership
 from swarm.protocol.identity import NodeKey
 from swarm.protocol.messages import AnyMessage, Heartbeat
 from swarm.types import Address, BootId, NodeId
-from tests.sim.network import Connection, Endpoint, Network
+from tests.sim.network import Connection, Endpoint, Network, Outcome
 from tests.sim.scheduler import Scheduler
 
 SWARM_ID = b"simulated swarm!"
@@ -202,11 +202,11 @@ class Process:
                 if peer is not None:
                     self._network.send(self.links[peer], self, to_wire(message) if self._wire else message)
             case Dial(address, expected):
-                self._network.dial(
-                    self,
-                    str(address),
+                outcome = Outcome(
+                    lambda peer: self._reached(address, peer),
                     lambda: self.act(lambda now: self.membership.dial_failed(address, expected, now)),
                 )
+                self._network.dial(self, str(address), outcome)
                 if address == self.address:
                     self.membership.address_is_own(address)
             case Abort(node, reason):
@@ -226,6 +226,11 @@ class Process:
                 self._log(self.name, detail)
             case MemberChanged(node):
                 self._note_change(node)
+
+    def _reached(self, address: Address, peer: Endpoint) -> None:
+        if isinstance(peer, Process):
+            node = peer.key.node_id
+            self.act(lambda _: self.membership.dial_succeeded(address, node))
 
     def _note_change(self, node: NodeId) -> None:
         member = self.membership.member(node)

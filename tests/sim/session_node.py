@@ -33,7 +33,7 @@ from swarm.routing.view import SpanView, SwarmView
 from swarm.sessions.effects import ChosenPath, Edge, FindPath
 from swarm.sessions.hop import HopSessions
 from swarm.types import BootId, LayerSpan, NodeId, SessionId
-from tests.sim.network import Connection, Endpoint
+from tests.sim.network import Connection, Endpoint, Outcome
 from tests.sim.session_answer import Answer
 from tests.sim.session_engine import DTYPE, LAYERS, MODEL, HashEngine
 
@@ -142,7 +142,7 @@ class SessionNode:
                 self.world.scheduler.after(REDIAL_SECONDS, lambda: self.dial(peer))
 
         if self.running and self.name < peer and peer not in self.links:
-            self.world.network.dial(self, peer, again)
+            self.world.network.dial(self, peer, Outcome(linked=lambda _: None, failed=again))
 
     def link_down(self, peer: NodeId) -> None:
         """The link broke, or is suspect."""

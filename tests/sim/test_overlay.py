@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from swarm.gossip.member import Health
 from swarm.gossip.overlay import FEWEST, MOST
+from tests.sim.large import form
 from tests.sim.network import Conditions
 from tests.sim.world import World
 
@@ -34,6 +35,12 @@ def test_a_hundred_that_join_at_once_by_one_know_each_other_within_four_seconds(
     assert world.run_until(lambda: known_to_all(world), 4.0) < 4.0
     world.run_until(lambda: degrees(world)[0] >= FEWEST and degrees(world)[-1] <= MOST, 60.0, step=0.5)
     assert not world.ever(" SUSPECT ")
+
+
+def test_three_hundred_that_join_within_a_second_agree_whatever_is_lost():
+    formed = form(300, seed=2, loss=0.05)
+    assert formed.seconds < 6.0
+    assert formed.suspected == 0
 
 
 def test_a_settled_overlay_changes_no_link():

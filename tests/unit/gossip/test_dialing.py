@@ -83,3 +83,31 @@ def test_bootstrap_addresses_are_tried_in_turn_and_the_next_at_once_when_one_fai
     (second,) = dialer.due({}, STAGGER_SECONDS / 2, alone=True)
     (third,) = dialer.due({}, 2 * STAGGER_SECONDS, alone=True)
     assert {first.address, second.address, third.address} == set(addresses)
+
+
+def test_no_more_are_dialled_than_there_is_room_for(dialer: Dialer) -> None:
+    assert dialer.due(MEMBERS, 0.0, alone=False, courteous=False, room=0) == []
+    (only,) = dialer.due(MEMBERS, 0.0, alone=False, courteous=False, room=1)
+    assert dialer.due(MEMBERS, 0.1, alone=False, courteous=False, room=1) == []
+    dialer.linked(only.expected)
+    wanted = {node: addresses for node, addresses in MEMBERS.items() if node != only.expected}
+    assert dialer.due(wanted, 0.2, alone=False, courteous=False, room=0) == []
+    assert len(dialer.due(wanted, 0.2, alone=False, courteous=False)) == FIRST_AT_ONCE + 1
+
+
+def test_who_is_late_itself_gives_attempts_more_time_before_it_begins_others(dialer: Dialer) -> None:
+    assert len(dialled(dialer, MEMBERS, 0.0)) == FIRST_AT_ONCE
+    assert dialer.due(MEMBERS, 2 * YOUNG_SECONDS, alone=False, courteous=False, patience=3.0) == []
+    assert dialer.due(MEMBERS, 3 * YOUNG_SECONDS, alone=False, courteous=False, patience=3.0)
+
+
+def test_a_bootstrap_address_is_not_dialled_again_while_whom_it_led_to_is_linked(dialer: Dialer) -> None:
+    """The record of who answered comes a moment after the link."""
+    address, node = Address("192.0.2.9", 1), next(iter(MEMBERS))
+    dialer.add_bootstrap([address], 0.0)
+    assert [dial.address for dial in dialer.due({}, 0.0, alone=True, living={})] == [address]
+    dialer.linked(node)
+    dialer.answered(address, node)
+    assert dialer.due({}, 5.0, alone=False, living={}) == []
+    dialer.lost(node, 6.0)
+    assert [dial.address for dial in dialer.due({}, 7.0, alone=True, living={})] == [address]

@@ -15,6 +15,7 @@ from swarm.gossip.effects import (
     Send,
 )
 from swarm.gossip.member import Health
+from swarm.gossip.overlay import ACTIVE, GROWING_SECONDS
 from swarm.gossip.record import SpanLoad, decode_load, decode_static
 from swarm.protocol.messages import (
     CheckPeer,
@@ -382,6 +383,30 @@ def test_an_exchange_of_digests_that_brought_news_is_followed_by_another_soon(dr
     assert len(again) == (1 if teller == "the one that was asked" else 0)
 
 
+def test_soon_after_a_link_came_up_digests_are_exchanged_again(driven, peer):
+    """News of the moments in which a swarm forms passes by who has few links yet."""
+    alice = peer("alice")
+    driven.link(alice)
+    exchanges = [s for s in driven.sent(Digest, driven.wait(2.5, beating(driven, alice))) if s.message.reply]
+    assert len(exchanges) == 1
+
+
+def test_while_the_swarm_grows_no_more_links_are_opened_than_a_large_one_has(driven, peer):
+    linked, others = [peer(f"linked {n}") for n in range(ACTIVE)], [peer(f"other {n}") for n in range(20)]
+    driven.link(*linked)
+    speak = beating(driven, *linked)
+    hears_of = iter(others)
+
+    def grow() -> None:
+        speak()
+        one = next(hears_of, None)
+        if one is not None:
+            driven.receive(linked[0], Gossip((one.static(addresses=(Address("192.0.2.1", 7000),)),)))
+
+    assert not [e for e in driven.wait(0.25 * len(others), grow) if isinstance(e, Dial)]
+    assert [e for e in driven.wait(GROWING_SECONDS + 2.0, speak) if isinstance(e, Dial)]
+
+
 def test_one_link_brings_a_hundred_new_members_a_minute(driven, peer):
     alice = peer("alice")
     driven.link(alice)
@@ -472,11 +497,12 @@ def test_load_is_spread_at_its_pace_and_at_once_when_it_changes_much(driven, pee
     alice = peer("alice")
     driven.link(alice)
     speak = beating(driven, alice)
-    driven.wait(1.0, speak)
 
     def loads(effects) -> list[int]:
         records = [r for s in driven.sent(Gossip, effects) for r in s.message.records if r.kind == "load"]
         return [decode_load(record.body).queued_rows for record in records]
+
+    assert loads(driven.wait(5.0, speak)) == [], "nobody need be told that a new node has nothing to do"
 
     def update(rows: int) -> None:
         figures = {
@@ -488,6 +514,7 @@ def test_load_is_spread_at_its_pace_and_at_once_when_it_changes_much(driven, pee
         driven.membership.update_load(driven.now, queued_rows=rows, **figures)
 
     update(1)
+    assert loads(driven.wait(0.75, speak)) == [1]
     driven.wait(3.0, speak)
     assert loads(driven.wait(6.0, speak)) == []
     update(2)
