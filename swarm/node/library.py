@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from swarm.errors import AmbiguousModelError, ModelError, UnknownModelError
+from swarm.errors import AmbiguousModelError, ModelError, ModelOnItsWayError, UnknownModelError
 from swarm.models.manifest import is_name
 from swarm.node.listing import NoSourceError
 from swarm.node.pins import Pins
@@ -61,11 +61,11 @@ class Library:
         """The models that this node uses, as far as they are on its disk."""
         return self._models
 
-    def resolve(self, name: str) -> ModelId:
+    def resolve(self, name: str, coming: Iterable[ModelId] = ()) -> ModelId:
         """Return the weights that a name means here, or ``NAME@`` with a digest's beginning.
 
         It means what this node uses itself, else what the settings pin, else the only ones in view. Raises
-        AmbiguousModelError naming several, UnknownModelError.
+        AmbiguousModelError naming several, ModelOnItsWayError for one of ``coming``, UnknownModelError.
         """
         plain, digest = _split(name)
         digest = digest or self._pins.digest(plain)
@@ -75,6 +75,8 @@ class Library:
                 return fitting[0]
             if fitting:
                 raise AmbiguousModelError(name, fitting)
+        if _fitting(coming, plain, digest):
+            raise ModelOnItsWayError(f"nodes of this swarm are loading {name}; try again in a few seconds")
         known = sorted({str(model.name) for model in (*self._models, *self._served())})
         raise UnknownModelError(name, known)
 

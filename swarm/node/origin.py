@@ -137,7 +137,8 @@ class Origin:
     async def ready(self, model: str) -> ServedModel:
         if self.draining:
             raise DrainingError
-        view, model_id = self._view(), self._library.resolve(model)
+        view = self._view()
+        model_id = self._library.resolve(model, coming=(one.model for one in view.intentions))
         local = self._hosting.local_models().get(model_id)
         layers = local.spec.layers if local is not None else view.layers[model_id]
         if missing := missing_layers(view, model_id, layers):

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import pytest
 
-from swarm.errors import AmbiguousModelError, ModelError, UnknownModelError
+from swarm.errors import AmbiguousModelError, ModelError, ModelOnItsWayError, UnknownModelError
 from swarm.models.progress import silent
 from swarm.models.store import LocalModel, ModelStore
 from swarm.node.library import Library
@@ -156,3 +156,13 @@ async def test_what_is_only_pulled_is_on_the_disk_and_not_used() -> None:
     assert found.id == ONE
     assert library.models == {}
     assert f"members for {ONE}" in world.asked
+
+
+async def test_a_model_that_nodes_are_only_loading_is_worth_waiting_for() -> None:
+    library = World().library()
+    with pytest.raises(ModelOnItsWayError, match="are loading"):
+        library.resolve(ONE.name, coming=[ONE])
+    with pytest.raises(UnknownModelError):
+        library.resolve("another/model", coming=[ONE])
+    served = World(members={ONE: cast(LocalModel, SimpleNamespace())}).library()
+    assert served.resolve(ONE.name, coming=[ONE]) == ONE
