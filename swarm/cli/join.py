@@ -161,7 +161,7 @@ def _nothing_is_garbage() -> Iterator[None]:
 
 async def _open_front_door(front: FrontDoor, settings: ApiSettings) -> ApiServer:
     from swarm.api.server import ApiServer
-    from swarm.node.node import own_addresses
+    from swarm.node.advertising import own_addresses
 
     server = ApiServer(front, settings, version=__version__)
     bound = await server.start()
@@ -173,7 +173,7 @@ async def _open_front_door(front: FrontDoor, settings: ApiSettings) -> ApiServer
 def _tell_how_to_join(settings: NodeSettings, identity: NodeIdentity, bound: Address) -> None:
     """Print what a second node needs: the key file's path, never what is in it."""
     from swarm.api.guards import is_loopback
-    from swarm.node.node import own_addresses
+    from swarm.node.advertising import own_addresses
 
     address = (settings.advertise or own_addresses(bound))[0]
     only_here = is_loopback(address.host)

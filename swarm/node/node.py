@@ -10,19 +10,18 @@ import time
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import TYPE_CHECKING, Any
 
-import psutil
 from prometheus_client.core import Metric
 
 from swarm.engine.device import available_bytes, compute_dtype, resolve_device
 from swarm.engine.jobs import StepResult
 from swarm.engine.worker import Engine, default_kv_bytes
-from swarm.errors import ConfigError, LinkDownError, SwarmError
+from swarm.errors import ConfigError, SwarmError
 from swarm.gossip.membership import Membership
 from swarm.models.memory import Memory
 from swarm.models.progress import silent
 from swarm.models.store import ModelStore
-from swarm.net.discovery import Discovery, Found
 from swarm.net.peers import Network
+from swarm.node.advertising import Advertising
 from swarm.node.bus import Bus
 from swarm.node.control import ControlServer
 from swarm.node.controls import Controls
@@ -36,6 +35,7 @@ from swarm.node.hosting import Hosting
 from swarm.node.lag import LoopLag
 from swarm.node.library import Library
 from swarm.node.meters import Meters, readings
+from swarm.node.neighbours import Neighbours, admits
 from swarm.node.origin import Origin
 from swarm.node.pins import Pins
 from swarm.node.pulls import Pulls
@@ -43,10 +43,10 @@ from swarm.node.sharing import Sharing, WeightTraffic
 from swarm.node.stage_service import StageService
 from swarm.node.status import swarm_state
 from swarm.node.transfer import Transfer
-from swarm.node.views import build_view
 from swarm.routing.view import SwarmView
+from swarm.sessions.effects import Edge
 from swarm.sessions.hop import HopSessions
-from swarm.types import Address, BootId, LayerSpan, ModelId, NodeId, short
+from swarm.types import Address, BootId, LayerSpan, ModelId, NodeId
 
 if TYPE_CHECKING:
     from swarm.config import Config
@@ -58,9 +58,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("swarm.node")
 
 TICK_SECONDS = 0.05
-LOAD_SECONDS = 1.0
-JOIN_SECONDS = 10.0
-SYNC_SECONDS = 0.5
 MEASURE_SECONDS = 5.0
 """So often an idle node looks whether a span is to be measured again."""
 
@@ -83,20 +80,12 @@ class Node:
         self._clock = time.perf_counter
         self._boot = BootId(os.urandom(8))
         self._id = identity.key.node_id
-        self._down: dict[NodeId, float] = {}
         self._tasks: asyncio.TaskGroup | None = None
         self._stopping = asyncio.Event()
         self._at_once = asyncio.Event()
-        self._boots: dict[NodeId, BootId] = {}
-        self._linked = asyncio.Event()
         self._lag = LoopLag()
         self._meters = Meters()
         self._failure: SwarmError | None = None
-        self._view: SwarmView | None = None
-        self._view_until = 0.0
-        self._rows_before = 0
-        self._addresses: tuple[Address, ...] = ()
-        self._discovery = Discovery(self._found)
         self._progress = progress or silent
         self._build()
 
@@ -125,7 +114,15 @@ class Node:
             settings=config.net,
             receiver=dispatch,
             hello=self._membership.record,
-            admit=self._admits,
+            admit=lambda node: admits(config.node, node),
+        )
+        self._neighbours = neighbours = Neighbours(
+            node=self._id,
+            config=config,
+            membership=self._membership,
+            network=self._network,
+            shunned=self._shunned,
+            clock=clock,
         )
         self._device = resolve_device(config.model.device)
         self._memory = _memory(config, self._device)
@@ -134,7 +131,7 @@ class Node:
             self._id,
             self._network,
             dispatch.received,
-            connect=self._connect,
+            connect=neighbours.connect,
             unreachable=lambda node: self._link_changed(node, False),
             spawn=self._spawn,
         )
@@ -145,8 +142,8 @@ class Node:
             store=store,
             transfer=self._transfer_of(store, pins),
             served=lambda: self.view().layers,
-            known=self._known_models,
-            holders=self._holders,
+            known=neighbours.known_models,
+            holders=neighbours.holders,
             joined=self._joined,
             pins=pins,
             announce=self._announce,
@@ -195,7 +192,7 @@ class Node:
             settings=config.session,
             node=self._id,
             kv_share=config.engine.max_origin_kv_share,
-            connect=self._connect,
+            connect=neighbours.connect,
             spawn=self._spawn,
             clock=clock,
             meters=self._meters,
@@ -217,8 +214,8 @@ class Node:
             library=self._library,
             door=self._door_models,
             view=self.view,
-            names=self.name_of,
-            labels=self.labels_of,
+            names=neighbours.name_of,
+            labels=neighbours.labels_of,
             clock=clock,
             meters=self._meters,
         )
@@ -241,6 +238,17 @@ class Node:
             spawn=self._spawn,
             clock=clock,
         )
+        self._advertising = Advertising(
+            identity=self._identity,
+            config=config,
+            gossip=self._gossip,
+            hosting=self._hosting,
+            stage=self._stage,
+            engine=self._engine,
+            memory_bytes=self._memory.total_bytes,
+            announce=self._announce,
+            clock=clock,
+        )
         # The front door's calls are the origin's.
         self.models = self._origin.models
         self.ready = self._origin.ready
@@ -252,7 +260,7 @@ class Node:
         self._dispatch.transfer = Transfer(
             node=self._id,
             network=self._network,
-            connect=self._connect,
+            connect=self._neighbours.connect,
             store=store,
             settings=self._config.weights,
             busy=self._busy,
@@ -276,7 +284,7 @@ class Node:
         on an ``errand`` leaves when that is done.
         """
         self._engine.start(self._computed)
-        doors = Doors(self, self._config.api, open_front_door, self._door_moved)
+        doors = Doors(self, self._config.api, open_front_door, self._advertising.door_moved)
         control = ControlServer(self._keystore.folder, self._controls(doors).handle)
         try:
             bound = await self._network.start(self._config.node.listen)
@@ -285,15 +293,20 @@ class Node:
                 running = [
                     tasks.create_task(work()) for work in (self._gossip.run, self._results, self._ticks)
                 ]
-                self._introduce(bound)
+                self._advertising.introduce(bound)
                 if on_listening is not None:
                     on_listening(bound)
                 if open_front_door is not None and self._config.api.listen is not None:
                     await doors.open()
                 await control.start()
                 if self._config.node.discover:
-                    await self._discover()
-                later = (self._holding.run, self._report_load, self._measure_again, self._sharing.run)
+                    await self._advertising.discover()
+                later = (
+                    self._holding.run,
+                    self._advertising.report_load,
+                    self._measure_again,
+                    self._sharing.run,
+                )
                 running += [tasks.create_task(work()) for work in later]
                 running.append(tasks.create_task(self._door_models.run(self._config.model.serve)))
                 if errand is not None:
@@ -309,7 +322,7 @@ class Node:
             raise _first(group) from group
         finally:
             await control.aclose()
-            await self._discovery.aclose()
+            await self._advertising.aclose()
             await doors.aclose()
             await self._pulls.aclose()
             await self._door_models.aclose()
@@ -347,25 +360,12 @@ class Node:
         self._gossip.change(lambda membership, now: membership.leave(now))
         await asyncio.sleep(0.05)
 
-    async def _discover(self) -> None:
-        """Be found on the local network, and dial who is of the same swarm there."""
-        outside = tuple(address for address in self._addresses if not address.host.startswith("127."))
-        own = Found(self._id, self._identity.keyring.preferred.swarm_id, outside or self._addresses)
-        try:
-            await self._discovery.start(own)
-        except OSError as exc:
-            self._announce(f"warning: --discover can't use mDNS on this machine: {exc.strerror or exc}")
-
-    def _found(self, found: Found) -> None:
-        if found.node != self._id and self._identity.keyring.find(found.swarm_id) is not None:
-            self._gossip.change(lambda membership, now: membership.bootstrap(found.addresses, now))
-
     def _controls(self, doors: Doors) -> Controls:
         return Controls(
             node=self._id,
             swarm_id=self._identity.keyring.preferred.swarm_id,
             tickets=self._network.tickets,
-            addresses=lambda: self._addresses,
+            addresses=lambda: self._advertising.addresses,
             doors=doors,
             pulls=self._pulls,
             holding=self._holding,
@@ -375,32 +375,6 @@ class Node:
             stop=self.stop,
             clock=lambda: asyncio.get_running_loop().time(),
         )
-
-    def _door_moved(self, port: int) -> None:
-        if port:
-            self._hosting.door_opened()
-        self._gossip.change(lambda membership, now: membership.update_self(now, api_port=port))
-
-    def _introduce(self, bound: Address) -> None:
-        settings = self._config.node
-        self._addresses = addresses = settings.advertise or own_addresses(bound)
-        api = self._config.api.listen
-
-        def introduce(membership: Membership, now: float) -> None:
-            membership.update_self(
-                now,
-                state="joining",
-                addresses=addresses,
-                name=settings.name,
-                api_port=api.port if api else 0,
-                labels=settings.labels,
-                memory_bytes=self._memory.total_bytes,
-            )
-            if settings.bootstrap:
-                membership.bootstrap(settings.bootstrap, now)
-
-        self._gossip.change(introduce)
-        self._announce(f"Node {short(self._id)} ({settings.name}) listens on {bound}")
 
     # --- tasks ---
 
@@ -424,29 +398,6 @@ class Node:
             await asyncio.sleep(TICK_SECONDS)
             self._lag.observe(self._clock() - due)
 
-    async def _report_load(self) -> None:
-        """Say how busy this node is; the membership paces what is really sent."""
-        process = psutil.Process()
-        before, at = 0, self._clock()
-        while True:
-            stats, now = self._engine.stats(), self._clock()
-            rate = (stats.rows - before) / max(now - at, 1e-9)
-            before, at = stats.rows, now
-            spans, rss = self._hosting.loads(), process.memory_info().rss
-            head = self._hosting.head_seconds * 1e6
-            self._gossip.change(
-                lambda m, t, stats=stats, rate=rate, spans=spans, rss=rss, head=head: m.update_load(  # type: ignore[misc]
-                    t,
-                    queued_rows=stats.queued_jobs,
-                    sessions=self._stage.session_count,
-                    tokens_per_second=rate,
-                    rss_bytes=rss,
-                    spans=spans,
-                    head_microseconds=head,
-                )
-            )
-            await asyncio.sleep(LOAD_SECONDS)
-
     async def _measure_again(self) -> None:
         """Measure spans once more when nothing else happens: nodes often load while others do, on one machine even."""
         while True:
@@ -455,15 +406,7 @@ class Node:
                 await self._hosting.measure_again()
 
     async def _joined(self) -> None:
-        """Wait until a member is linked and its view is here; who starts a swarm waits for nothing."""
-        if not self._config.node.bootstrap:
-            return
-        try:
-            await asyncio.wait_for(self._linked.wait(), JOIN_SECONDS)
-        except TimeoutError:
-            self._announce("No member could be reached yet; going on trying.")
-        else:
-            await asyncio.sleep(SYNC_SECONDS)
+        await self._neighbours.joined(self._announce)
 
     def _spawn(self, work: Awaitable[None]) -> None:
         """Run short-lived work as a child of the node; it ends with the node at the latest."""
@@ -475,113 +418,39 @@ class Node:
 
     # --- what the parts ask ---
 
-    def _admits(self, node: NodeId) -> bool:
-        settings = self._config.node
-        return node not in settings.ban and (not settings.allow or node in settings.allow)
-
     def view(self) -> SwarmView:
-        """The swarm as routing sees it now; rebuilt after every change of members, links or load."""
-        now = self._clock()
-        if self._view is None or now >= self._view_until:
-            self._view = build_view(
-                self._id,
-                self._membership.members(),
-                cut_off=self._cut_off(now),
-                shunned=self._origin.shunned_edges(),
-                default_link_seconds=0.05,
-            )
-            self._view_until = now + LOAD_SECONDS
-        return self._view
+        """The swarm as routing sees it now."""
+        return self._neighbours.view()
+
+    def _shunned(self) -> dict[Edge, BootId | None]:
+        return self._origin.shunned_edges()
 
     def _busy(self) -> bool:
         """Whether answers pass through this node now."""
         return self._stage.session_count > 0 or self._origin.running > 0
 
-    def _known_models(self) -> set[ModelId]:
-        """The models of which some member has something on its disk."""
-        others = [member.record for member in self._membership.members() if member.routable]
-        return {model for record in others for model in record.models} | set(self.view().layers)
-
-    def _holders(self, model: ModelId) -> list[NodeId]:
-        """The members that have something of a model on their disks."""
-        return [
-            member.node
-            for member in self._membership.members()
-            if member.routable
-            and member.node != self._id
-            and (model in member.record.models or any(held.model == model for held in member.record.spans))
-        ]
-
-    def name_of(self, node: NodeId) -> str:
-        member = self._membership.member(node)
-        return member.record.name if member is not None else ""
-
-    def labels_of(self, node: NodeId) -> tuple[str, ...]:
-        member = self._membership.member(node)
-        return member.record.labels if member is not None else ()
-
-    async def _connect(self, node: NodeId) -> None:
-        member = self._membership.member(node)
-        if member is None or not self._admits(node):
-            raise LinkDownError(node, "no verified record of it")
-        error: SwarmError = LinkDownError(node, "its record names no address")
-        for address in member.record.addresses:
-            try:
-                await self._network.connect(address, node)
-            except SwarmError as exc:
-                error = exc
-            else:
-                return
-        raise error
-
     # --- what the parts tell ---
 
     def _advertise(self) -> None:
-        spans = self._hosting.hosted()
-        models = tuple(self._hosting.local_models())
-        intended = self._hosting.intended()
-        state = "ready" if spans or self._hosting.settled_once else None
-        if self._stage.draining:
-            state = "draining"
-        self._view = None
-        self._gossip.change(
-            lambda membership, now: membership.update_self(
-                now, state=state, spans=spans, models=models, intended=intended
-            )
-        )
+        self._neighbours.forget_view()
+        self._advertising.holdings()
 
     def _members_changed(self) -> None:
-        self._view = None
-        for member in self._membership.members():
-            boot = member.record.boot
-            # A process that was started anew has forgotten its sessions.
-            if member.health.name in ("DEAD", "LEFT") or self._boots.get(member.node, boot) != boot:
-                self._stage.origin_gone(member.node)
-            self._boots[member.node] = boot
+        for node in self._neighbours.members_changed():
+            self._stage.origin_gone(node)
         self._origin.view_changed()
 
     def _link_changed(self, node: NodeId, up: bool) -> None:
-        self._view = None
+        self._neighbours.link_changed(node, up)
         if up:
-            self._down.pop(node, None)
-            self._linked.set()
             self._origin.view_changed()
         else:
-            self._down[node] = self._clock()
             self._origin.link_down(node)
 
     def _link_closed(self, node: NodeId) -> None:
-        """A link ended in good order: the node may be reached again, but a session over that link can't go on."""
-        self._view = None
-        self._down.pop(node, None)
+        """A link ended in good order: a session over it can't go on."""
+        self._neighbours.link_closed(node)
         self._origin.link_down(node)
-
-    def _cut_off(self, now: float) -> frozenset[NodeId]:
-        """Return the nodes out of reach; where not all are dialled for ever, they are asked again after a while."""
-        if self._membership.partial:
-            patience = self._config.session.shun_seconds
-            self._down = {node: since for node, since in self._down.items() if now - since < patience}
-        return frozenset(self._down)
 
     def _carries(self, node: NodeId) -> bool:
         """Whether a session of this node travels over its link to ``node``."""
@@ -647,17 +516,3 @@ def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
     return error
-
-
-def own_addresses(bound: Address) -> tuple[Address, ...]:
-    """Where others may reach this node: the bound address, or every interface's for a wildcard bind."""
-    if bound.host not in ("0.0.0.0", "::", ""):
-        return (bound,)
-    hosts = [
-        entry.address
-        for entries in psutil.net_if_addrs().values()
-        for entry in entries
-        if entry.family.name == "AF_INET"
-    ]
-    outside = [host for host in hosts if not host.startswith("127.")]
-    return tuple(Address(host, bound.port) for host in [*outside, "127.0.0.1"][:8])
