@@ -310,6 +310,16 @@ GUARDS = (
         ),
     ),
     Guard(
+        "a case without an end is looked into",
+        "swarm/gossip/detector.py",
+        "        elif case.is_stuck(now, period):",
+        "        elif False:",
+        (
+            "tests/unit/gossip/test_membership.py::"
+            "test_in_an_overlay_a_case_that_comes_to_no_end_is_looked_into",
+        ),
+    ),
+    Guard(
         "a swarm that forms is not meshed first",
         "swarm/gossip/overlay.py",
         "        if self.partial or now - self._grown_at >= GROWING_SECONDS:",

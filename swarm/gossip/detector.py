@@ -211,6 +211,10 @@ class Detector:
         agreed = len(case.burying) >= needed and not core.partial
         if silent or agreed:
             self._bury(entry, now)
+        elif case.is_stuck(now, period):
+            # Of its signers some may be dead and unknown to who joined since; the others want no more of them.
+            case.checked_at = now
+            self.doubt(subject, now)
 
     def _bury(self, entry: Entry, now: float) -> None:
         core = self._core

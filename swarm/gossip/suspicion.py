@@ -14,6 +14,8 @@ ENOUGH_SIGNERS = 3
 """Further signers change nothing: their claims are neither kept nor relayed, nor does this node add its own."""
 CLAIMS_PER_MINUTE = 6
 MINUTE = 60.0
+UNRESOLVED_PERIODS = 2.0
+"""A case that is open for so many times to refute is one to look into: its signers may be unknown here."""
 LARGE_SWARM = 32
 LARGE_SWARM_FACTOR = 5 / 3
 
@@ -29,6 +31,8 @@ class Case:
 
     incarnation: int
     opened_at: float
+    checked_at: float = float("-inf")
+    """When this node last looked into it because it came to no end."""
     suspecting: dict[NodeId, SignedSuspicion] = field(default_factory=dict)
     burying: dict[NodeId, SignedSuspicion] = field(default_factory=dict)
 
@@ -36,6 +40,10 @@ class Case:
     def signers(self) -> set[NodeId]:
         """Everyone who holds the member for SUSPECT at least."""
         return set(self.suspecting) | set(self.burying)
+
+    def is_stuck(self, now: float, period: float) -> bool:
+        """Return whether the time to refute has passed so often since the last look that it is time for another."""
+        return now - max(self.opened_at, self.checked_at) >= UNRESOLVED_PERIODS * period
 
     def evidence(self) -> tuple[SignedSuspicion, ...]:
         return tuple(self.suspecting.values()) + tuple(self.burying.values())

@@ -20,6 +20,10 @@ def test_a_member_that_many_were_hidden_from_by_a_cut_holds_none_of_them_dead_fo
     assert run(419).problems == ()
 
 
+def test_a_member_that_joined_when_the_signers_of_a_death_were_dead_themselves_looks_into_it():
+    assert run(639).problems == ()
+
+
 def test_a_course_replays_byte_for_byte():
     first, second = (Course(5, nodes=6, seconds=30.0).world.history for _ in range(2))
     assert "\n".join(first) == "\n".join(second)

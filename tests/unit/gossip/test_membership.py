@@ -124,6 +124,33 @@ def test_one_signer_buries_nobody_where_others_could_sign(driven, peer):
     assert health(driven, absent) is Health.SUSPECT
 
 
+@pytest.mark.parametrize("hears", [False, True])
+def test_in_an_overlay_a_case_that_comes_to_no_end_is_looked_into(driven, peer, hears):
+    """The other signers may be dead, and unknown to a node that joined since: nobody passes on any further claim."""
+    members = [peer(f"member {number}") for number in range(50)]
+    linked, accused = members[:6], members[-1]
+    driven.link(*linked)
+    driven.receive(linked[0], Gossip(tuple(one.static() for one in members)))
+    speak, answered = beating(driven, *linked), set()
+
+    def answer() -> None:
+        speak()
+        for asked in driven.sent(CheckPeer):
+            if asked.message.nonce not in answered:
+                answered.add(asked.message.nonce)
+                for helper in linked:
+                    driven.receive(helper, PeerChecked(accused.node, asked.message.nonce, hears))
+
+    driven.wait(2.0, answer)
+    assert driven.membership.partial
+    driven.receive(linked[0], Gossip((), (linked[0].accuses(accused.node, dead=True),)))
+    driven.wait(5.0, answer)
+    assert not answered
+    driven.wait(12.0, answer)
+    assert 0 < len(answered) <= 4
+    assert health(driven, accused) is (Health.SUSPECT if hears else Health.DEAD)
+
+
 def test_what_an_earlier_process_of_this_node_signed_counts_still(driven, peer):
     """Others pass on no more than two signers' claims: were its own not taken, one signer would be left for ever."""
     absent, alice = peer("absent"), peer("alice")
