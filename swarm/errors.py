@@ -23,6 +23,8 @@ class SwarmError(Exception):
     api_type = "server_error"
     api_code: str | None = "internal_error"
     retry_after_seconds: int | None = None
+    worth_retrying = True
+    """False: clients that try a 503 again by themselves should not try this one."""
     param: str | None = None
 
 
@@ -173,13 +175,13 @@ class DrainingError(SwarmError):
 
 
 class DeadlineError(SwarmError):
-    """The request's own deadline passed."""
+    """The request's own deadline passed: the same request would only compute the same again in vain."""
 
     wire_code = "deadline"
     http_status = 503
     api_type = "timeout_error"
     api_code = "deadline_exceeded"
-    retry_after_seconds = 1
+    worth_retrying = False
 
 
 class PeerError(SwarmError):

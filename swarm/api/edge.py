@@ -46,7 +46,7 @@ AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 SOCKET_PATHS = frozenset({"/responses", "/v1/responses"})
 OPEN_PATHS = frozenset({"/health", "/v1/health", *page_files()})
 """Answered without a key: the page itself holds nothing; what it shows it asks for with a key."""
-_EXPOSED_HEADERS = "x-request-id, x-swarm-route, retry-after, server-timing"
+_EXPOSED_HEADERS = "x-request-id, x-swarm-route, retry-after, x-should-retry, server-timing"
 
 connection: ContextVar[asyncio.WriteTransport | None] = ContextVar("swarm_api_connection", default=None)
 """The transport a request came over, set by the server: clients that stopped reading are cut by it."""

@@ -161,6 +161,9 @@ def http_error(status: int, method: str, path: str) -> dict[str, Any]:
 
 
 def error_headers(error: SwarmError) -> dict[str, str]:
+    """Say when to come again; or, in the words of OpenAI's clients, that a 503 is not to be tried again."""
+    if not error.worth_retrying:
+        return {"x-should-retry": "false"}
     return {} if error.retry_after_seconds is None else {"retry-after": str(error.retry_after_seconds)}
 
 

@@ -149,8 +149,12 @@ class Holding:
                 return
             spans = self._wanted(local, told)
             self._hosting.check_fits(local, spans)
-            for span in spans:
-                await self._hosting.load(local, span)
+            try:
+                for span in spans:
+                    self._hosting.intend(local, span, firm=True)
+                    await self._hosting.load(local, span)
+            finally:
+                self._hosting.intend(local, None, firm=False)
             await self._hosting.settled(local)
 
     async def _serve_with_the_swarm(self) -> None:

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 from swarm.engine.grammar import GrammarMask
 from swarm.engine.jobs import EmbedJob, EmbedResult, SampleJob, SampleResult
 from swarm.engine.sampling import Sampler
-from swarm.errors import ContextLengthError, DrainingError, LinkDownError, NoPathError, RequestError
+from swarm.errors import (
+    ContextLengthError,
+    DrainingError,
+    LinkDownError,
+    ModelOnItsWayError,
+    NoPathError,
+    RequestError,
+)
 from swarm.node.front import GenerationRequest, RouteHop, ServedModel
 from swarm.node.generation import OriginTag, RunningGeneration
 from swarm.node.hosting import Hosting, private_layers
@@ -21,7 +28,7 @@ from swarm.protocol.messages import Busy, Drain, Filled, Hop, Opened, Output, Re
 from swarm.routing.cost import PathHop, expected_seconds
 from swarm.routing.patch import patched
 from swarm.routing.path import Path, PathRequest, find_path
-from swarm.routing.placement import missing_layers
+from swarm.routing.placement import missing_layers, uncoming_layers
 from swarm.routing.predict import predict
 from swarm.sessions.effects import ChosenPath, Edge, FindPath, Send, Shun
 from swarm.sessions.origin import OriginSession
@@ -142,6 +149,11 @@ class Origin:
         local = self._hosting.local_models().get(model_id)
         layers = local.spec.layers if local is not None else view.layers[model_id]
         if missing := missing_layers(view, model_id, layers):
+            if not uncoming_layers(view, model_id, layers):
+                holes = ", ".join(span.described() for span in missing)
+                raise ModelOnItsWayError(
+                    f"nodes of this swarm are loading {holes} of {model}; try again in a few seconds"
+                )
             raise NoPathError(model, missing)
         return self._served(model_id, layers, await self._door.ready(model_id), self._view(), model)
 

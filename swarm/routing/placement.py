@@ -103,6 +103,12 @@ def missing_layers(view: SwarmView, model: ModelId, layers: int) -> tuple[LayerS
     return missing_spans(layers, [held.span for held in view.spans if held.model == model])
 
 
+def uncoming_layers(view: SwarmView, model: ModelId, layers: int) -> tuple[LayerSpan, ...]:
+    """Return those of the holes that nobody means to fill either, in order."""
+    coming = [one.span for one in view.intentions if one.model == model]
+    return missing_spans(layers, [held.span for held in view.spans if held.model == model] + coming)
+
+
 def choose_span(
     view: SwarmView, model: ModelId, machine: Machine, intended: Iterable[Intention] = ()
 ) -> Choice:

@@ -10,7 +10,7 @@ import httpx
 import openai
 import pytest
 
-from swarm.errors import NoPathError, OverloadedError, PeerError
+from swarm.errors import DeadlineError, NoPathError, OverloadedError, PeerError
 from swarm.node.front import GenerationRequest, ServedModel
 from swarm.types import LayerSpan, NodeId
 from tests.support.front_door import MODEL, STOP_ID, FakeFrontDoor, Served, eventually, serving
@@ -267,6 +267,19 @@ async def test_a_failure_after_the_first_byte_is_an_error_event_and_no_done() ->
     assert "[DONE]" not in events
     assert whole.status_code == 503
     assert all(generation.closed for generation in served.front.generations)
+
+
+async def test_an_answer_that_its_deadline_ended_is_not_computed_again_by_the_clients_own_retries() -> None:
+    late = DeadlineError("The request's deadline passed before its answer was complete.")
+    async with (
+        serving(FakeFrontDoor(script=lambda request: ["Hel", late])) as served,
+        openai.AsyncOpenAI(base_url=served.url + "/v1", api_key="any", max_retries=2) as client,
+    ):
+        with pytest.raises(openai.InternalServerError, match="deadline") as told:
+            await client.chat.completions.create(model=MODEL, messages=HELLO, timeout=20)
+    assert told.value.response.headers["x-should-retry"] == "false"
+    assert "retry-after" not in told.value.response.headers
+    assert len(served.front.generations) == 1
 
 
 async def test_a_client_that_leaves_a_stream_frees_the_generation() -> None:

@@ -240,7 +240,9 @@ async def test_a_copied_state_folder_ends_its_node_with_a_clear_error(tmp_path):
         node_of(tmp_path / "first", model, "none") as first,
         node_of(tmp_path / "second", model, "none", first.address) as second,
     ):
-        await eventually(lambda: first._neighbours.name_of(identity(second)) == "second", "the original to join")
+        await eventually(
+            lambda: first._neighbours.name_of(identity(second)) == "second", "the original to join"
+        )
         shutil.copytree(tmp_path / "second", tmp_path / "copy", ignore=shutil.ignore_patterns("*.sock"))
         with pytest.raises(ConfigError, match="may not be copied"):
             async with node_of(tmp_path / "copy", model, "none", first.address) as copy:

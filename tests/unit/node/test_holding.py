@@ -36,6 +36,7 @@ class Scene:
         self.frozen, self.expected, self.room = False, 1, room
         self.held: list[tuple[ModelId, LayerSpan]] = []
         self.did: list[str] = []
+        self.meant: list[str | None] = []
         self.fails: str = ""
         self.others = [LayerSpan.parse(span) for span in others.split()]
         self.models = {"one": ONE, "two": TWO}
@@ -85,7 +86,8 @@ class Scene:
     def machine(self, local: Any) -> Machine:
         return Machine(ME, 0.01, (LAYERS,) * LAYERS)
 
-    def intend(self, local: Any, span: LayerSpan | None, *, firm: bool) -> None: ...
+    def intend(self, local: Any, span: LayerSpan | None, *, firm: bool) -> None:
+        self.meant.append(None if span is None else f"{span}{' firm' if firm else ''}")
 
     def doing(self, model: ModelId) -> str:
         return ""
@@ -143,6 +145,10 @@ async def pinned(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Scene]:
     async with Scene(monkeypatch, others="0:10", model=("one",), layers=LayerSpan(0, 5)) as scene:
         await scene.until(lambda: scene.loaded() == ["0:5"])
         yield scene
+
+
+async def test_who_is_told_its_layers_tells_the_others_while_it_loads_them(pinned: Scene):
+    assert pinned.meant == ["0:5 firm", None]
 
 
 async def test_the_new_span_is_there_before_the_old_one_goes(pinned: Scene):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -13,6 +15,7 @@ from swarm.routing.placement import (
     choose_span,
     layer_rates,
     missing_layers,
+    uncoming_layers,
 )
 from swarm.routing.view import Intention, SpanView, SwarmView
 from swarm.types import BootId, LayerSpan, ModelId, NodeId, missing_spans
@@ -48,6 +51,13 @@ def view_of(
 
 def intention(number: int, start: int, end: int, *, firm: bool = False) -> Intention:
     return Intention(NodeId(str(number) * 32), MODEL, LayerSpan(start, end), firm, 0.01)
+
+
+def test_layers_that_nobody_holds_or_loads_are_told_from_those_on_their_way():
+    view = replace(view_of((0, 10)), intentions=(intention(3, 8, 20), intention(4, 25, 30)))
+    assert missing_layers(view, MODEL, 30) == (LayerSpan(10, 30),)
+    assert uncoming_layers(view, MODEL, 30) == (LayerSpan(20, 25),)
+    assert uncoming_layers(view, MODEL, 20) == ()
 
 
 @pytest.mark.parametrize(
