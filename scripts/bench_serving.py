@@ -89,7 +89,9 @@ def measure(url: str, nodes: int, args: argparse.Namespace) -> list[Cell]:
             cells.append(cell)
             print(
                 f"  {nodes} node(s) {streams:3} stream(s) prompt {prompt_tokens:4}: {spread(cell.total_rate)} tok/s, "
-                f"TTFT {statistics.median(cell.ttft) * 1e3:.0f} ms, gap {statistics.median(cell.gap_p50) * 1e3:.1f} "
+                f"{statistics.median(cell.wall_rate):.1f} of all by all time, "
+                f"TTFT {statistics.median(cell.ttft) * 1e3:.0f} ms, "
+                f"gaps between tokens p50 {statistics.median(cell.gap_p50) * 1e3:.1f} "
                 f"p99 {statistics.median(cell.gap_p99) * 1e3:.1f} ms",
                 flush=True,
             )
@@ -254,14 +256,20 @@ def ratio_line(name: str, above: list[float], below: list[float]) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--nodes", type=int, nargs="+", default=[1, 2, 3], choices=sorted(SPLITS))
-    parser.add_argument("--streams", type=int, nargs="+", default=[1, 4, 8, 16, 32])
-    parser.add_argument("--prompts", type=int, nargs="+", default=[40, 500])
-    parser.add_argument("--tokens", type=int, default=96)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--dtype", default="bfloat16")
-    parser.add_argument("--repeats", type=int, default=3)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument(
+        "--nodes", type=int, nargs="+", default=[1, 2, 3], choices=sorted(SPLITS), help="sizes of swarms"
+    )
+    parser.add_argument(
+        "--streams", type=int, nargs="+", default=[1, 4, 8, 16, 32], help="answers at once, one round each"
+    )
+    parser.add_argument("--prompts", type=int, nargs="+", default=[40, 500], help="about so many tokens")
+    parser.add_argument("--tokens", type=int, default=96, help="of each answer")
+    parser.add_argument("--threads", type=int, default=1, help="compute threads of each node")
+    parser.add_argument("--dtype", default="bfloat16", help="of weights and hidden states")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds of each kind")
     parser.add_argument("--no-generate", action="store_true", help="leave transformers' generate out")
     parser.add_argument(
         "--drafts",
@@ -280,7 +288,7 @@ def main() -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="for all nodes"
     )
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="keep everything in this file")
     args = parser.parse_args()
     try:
         for name in args.peer:
@@ -361,6 +369,7 @@ def ratios(
     two, single = cells.get((2, 16, short)), cells.get((1, 16, short))
     if two and single:
         lines.append(ratio_line("16 streams, 2 nodes / 1 node, tok/s", two.total_rate, single.total_rate))
+        lines.append(ratio_line("the same, all tokens by all time", two.wall_rate, single.wall_rate))
     if not args.no_generate:
         for batch in (1, 8):
             cell = cells.get((1, batch, short))
@@ -374,7 +383,11 @@ def ratios(
                 )
                 if batch == 1 and prefill:
                     lines.append(
-                        ratio_line("prefill of 512, generate / 1 node, s", reference["prefill"], prefill)
+                        ratio_line(
+                            "prefill of 512, seconds of generate / those of 1 node (more is better)",
+                            reference["prefill"],
+                            prefill,
+                        )
                     )
     for nodes, octets in result["bytes_per_token"].items():
         lines.append(f"bytes the door sends a token, {nodes} nodes (heartbeats included): {octets:.0f}")

@@ -35,7 +35,7 @@ from swarm.api.intake import Receive, drain, replayed, take_body
 from swarm.api.metrics import Metrics
 from swarm.api.page import page_files
 from swarm.api.rates import Rates
-from swarm.api.requestlog import log_request
+from swarm.api.requestlog import HEALTH_PATHS, log_request
 from swarm.api.sse import Keepalive, Send
 from swarm.config import ApiKey, ApiSettings
 from swarm.errors import SwarmError
@@ -44,7 +44,7 @@ Scope = MutableMapping[str, Any]
 AsgiApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 SOCKET_PATHS = frozenset({"/responses", "/v1/responses"})
-OPEN_PATHS = frozenset({"/health", "/v1/health", *page_files()})
+OPEN_PATHS = HEALTH_PATHS | frozenset(page_files())
 """Answered without a key: the page itself holds nothing; what it shows it asks for with a key."""
 _EXPOSED_HEADERS = "x-request-id, x-swarm-route, retry-after, x-should-retry, server-timing"
 

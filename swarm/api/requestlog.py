@@ -8,6 +8,8 @@ from typing import Any
 from swarm.api.exchange import Exchange
 from swarm.api.metrics import route_of
 
+HEALTH_PATHS = frozenset({"/health", "/v1/health"})
+
 _log = logging.getLogger("swarm.requests")
 
 
@@ -27,7 +29,8 @@ def log_request(exchange: Exchange, method: str, path: str, status: int, now: fl
     }
     if exchange.caller.name:
         fields["key"] = exchange.caller.name
-    worth = bool(account.operation) or status >= 500
+    # A health check that says "not yet" is its poller's affair, once a second.
+    worth = bool(account.operation) or (status >= 500 and path not in HEALTH_PATHS)
     text = " ".join(f"{name}={_shown(value)}" for name, value in fields.items())
     _log.log(logging.INFO if worth else logging.DEBUG, "%s", text, extra={"fields": fields})
 

@@ -78,6 +78,7 @@ class Round:
             "prompt_tokens": round(statistics.median(r.prompt_tokens for r in self.results)) if ttft else 0,
             "tokens": self.tokens,
             "ttft_ms": _milliseconds(ttft),
+            "tpot_ms": _milliseconds([1 / rate for rate in rates if rate]),
             "inter_token_ms": _milliseconds(gaps),
             "tokens_per_second": {
                 "a_stream": round(statistics.median(rates), 2) if rates else 0.0,

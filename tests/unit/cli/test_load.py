@@ -28,6 +28,7 @@ def test_a_round_tells_of_the_streams_alone_and_together() -> None:
     slow, fast = answer(0.5, [0.1] * 10, prompt_tokens=101), answer(0.25, [0.05] * 10, prompt_tokens=99)
     summary = Round(3, [slow, fast], ["broken"], wall=1.5).summary()
     assert summary["ttft_ms"] == {"p50": 500.0, "p99": 500.0}
+    assert summary["tpot_ms"] == {"p50": 100.0, "p99": 100.0}
     assert summary["inter_token_ms"] == {"p50": 100.0, "p99": 100.0}
     rates = summary["tokens_per_second"]
     assert (rates["a_stream"], rates["slowest_stream"], rates["in_all"]) == (15.0, 10.0, 16.0)
