@@ -30,6 +30,31 @@ def test_products_are_those_of_torch(rows, dtype, biased, second_copy, monkeypat
         assert kernels.same(found, functional.linear(x, weight, bias))
 
 
+def test_what_other_processes_take_meanwhile_counts_for_no_kernel(monkeypatch):
+    """Three nodes that load on two cores: a kernel's own time says what it takes, the wall's clock what they do."""
+    wall, own = iter(range(0, 10_000, 7)), 0.0
+
+    def kernel(seconds: float):
+        def run(x):
+            nonlocal own
+            own += seconds
+            return x
+
+        return run
+
+    x = torch.zeros(1)
+    slow, fast = [kernel(0.5)] * 3, [kernel(0.25)] * 3
+    assert kernels.best_seconds(slow, x, lambda: own) == 2 * kernels.best_seconds(fast, x, lambda: own) == 1.5
+    monkeypatch.setattr(kernels.time, "perf_counter", lambda: float(next(wall)))
+    monkeypatch.setattr(kernels.time, "thread_time", lambda: own, raising=False)
+    fine = type("Info", (), {"resolution": 1e-9})
+    monkeypatch.setattr(kernels.time, "get_clock_info", lambda _: fine)
+    assert kernels.own_clock()() == own
+    coarse = type("Info", (), {"resolution": 1 / 64})
+    monkeypatch.setattr(kernels.time, "get_clock_info", lambda _: coarse)
+    assert kernels.own_clock() is kernels.time.perf_counter
+
+
 def test_joined_products_stand_side_by_side():
     parts = [nn.Linear(16, 8), nn.Linear(16, 4, bias=False), nn.Linear(16, 12)]
     x = matrix(5, 16, torch.float32)[None]
