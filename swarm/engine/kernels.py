@@ -154,7 +154,7 @@ def tiles_are_as_fast(dtype: torch.dtype) -> bool:
     except (RuntimeError, AttributeError):
         return False
     x = torch.ones(1, 1, 1024, dtype=dtype)
-    by_torch, by_tiles = (best_seconds(kernels, x, own_time) for kernels in sides)
+    by_torch, by_tiles = best_seconds(sides, x, own_time)
     log.info("one-row products: %.2f ms by oneDNN, %.2f ms in tiles", by_torch * 1e3, by_tiles * 1e3)
     return by_tiles < by_torch * _AS_FAST
 
@@ -174,14 +174,15 @@ def own_clock() -> Clock:
 own_time = own_clock()
 
 
-def best_seconds(kernels: Sequence[Kernel], x: torch.Tensor, clock: Clock) -> float:
-    """Return the least time that ``kernels``, one after the other, took in a few rounds."""
-    best = math.inf
+def best_seconds(sides: Sequence[Sequence[Kernel]], x: torch.Tensor, clock: Clock) -> list[float]:
+    """Return the least time that the kernels of each side took in a few rounds, in which the sides take turns."""
+    best = [math.inf] * len(sides)
     for _ in range(_MEASURED_ROUNDS):
-        began = clock()
-        for kernel in kernels:
-            kernel(x)
-        best = min(best, clock() - began)
+        for side, kernels in enumerate(sides):
+            began = clock()
+            for kernel in kernels:
+                kernel(x)
+            best[side] = min(best[side], clock() - began)
     return best
 
 

@@ -15,7 +15,8 @@ from websockets.asyncio.client import connect
 from swarm.cli.logs import JsonFormatter
 from swarm.config import ApiKey
 from swarm.errors import PeerError
-from swarm.types import NodeId
+from swarm.node.front import ServedModel
+from swarm.types import LayerSpan, NodeId
 from tests.support.front_door import MODEL, FakeFrontDoor, serving
 
 KEY = "sk-very-secret-key"
@@ -128,3 +129,14 @@ async def test_the_timing_header_tells_what_passed_before_the_first_byte() -> No
     assert "first_token" not in streamed
     assert re.fullmatch(r"total;dur=[\d.]+", health)
     assert re.fullmatch(r"total;dur=[\d.]+", refused)
+
+
+async def test_a_health_check_that_fails_is_for_debugging_only(caplog: pytest.LogCaptureFixture) -> None:
+    """Who waits for a swarm asks once a second; a request that fails in the same way is told."""
+    caplog.set_level(logging.INFO, "swarm")
+    model = ServedModel(MODEL, "0" * 64, 8, 4096, 0, (LayerSpan(4, 8),))
+    async with serving(FakeFrontDoor(served=(model,))) as served, httpx.AsyncClient() as client:
+        for path in ("/health", "/v1/health"):
+            assert (await client.get(served.url + path)).status_code == 503
+        assert (await client.post(served.url + "/v1/chat/completions", json=CHAT)).status_code == 503
+    assert [line["path"] for line in requests_of(caplog)] == ["/chat/completions"]
